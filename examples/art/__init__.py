@@ -1,0 +1,1 @@
+"""The pictures of the example, one module each; ``make_example.py`` runs them."""

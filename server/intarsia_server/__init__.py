@@ -1,0 +1,1 @@
+"""The Intarsia server: rpc -> jobs -> executors -> engine -> ops."""

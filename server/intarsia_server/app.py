@@ -1,0 +1,127 @@
+"""The composition root: builds executor, jobs and servicer from the settings, and runs them until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from intarsia_server.executors.base import ExecutorStartError
+from intarsia_server.executors.local import LocalExecutor
+from intarsia_server.executors.messages import WorkerConfig
+from intarsia_server.jobs.manager import JobManager
+from intarsia_server.rpc.server import Health, build_server
+from intarsia_server.rpc.servicer import StyleTransferServicer
+from intarsia_server.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the server; returns 0 after a drain, 1 when it cannot start, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(prog="intarsia_server", description="The Intarsia server.")
+    parser.add_argument("--address", help="HOST:PORT or unix:PATH to listen on; default INTARSIA_ADDRESS")
+    parser.add_argument("--exit-with-stdin", action="store_true", help="drain when standard input is closed")
+    options = parser.parse_args(arguments)
+    try:
+        settings = Settings(**({"address": options.address} if options.address else {}))
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "INTARSIA_" + "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"{name}: {problem['msg']}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s server %(message)s")
+    return asyncio.run(serve(settings, exit_with_stdin=options.exit_with_stdin))
+
+
+async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
+    """Serves until SIGTERM, SIGINT or the end of standard input, then drains."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if exit_with_stdin:
+        loop.add_reader(sys.stdin.fileno(), _on_stdin, stop)
+
+    executor = LocalExecutor(_worker_configs(settings))
+    jobs = JobManager(executor, capacity=settings.queue_capacity)
+    health = Health()
+    await health.set(False)
+    servicer = StyleTransferServicer(jobs, executor, settings)
+    server = build_server(servicer, health, max_message_bytes=settings.max_message_bytes)
+    try:
+        server.add_insecure_port(settings.address)
+        await server.start()
+    except RuntimeError:
+        log.error("cannot listen on %s", settings.address)  # noqa: TRY400 - grpc has logged the cause
+        return 1
+    log.info("listening on %s", settings.address)
+    jobs.start()
+    pending: set[asyncio.Task[None]] = set()
+
+    def on_ready(ready: bool) -> None:
+        log.info("ready" if ready else "not ready")
+        task = loop.create_task(health.set(ready))
+        pending.add(task)
+        task.add_done_callback(pending.discard)
+
+    code = 0
+    starting = asyncio.create_task(executor.start(on_ready))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done() and starting.exception() is not None:
+        log.error("cannot start: %s", starting.exception())
+        code = 1
+    else:
+        await stopping
+        log.info("draining")
+    await health.servicer.enter_graceful_shutdown()
+    await jobs.drain(settings.drain_seconds if code == 0 else 0)
+    await server.stop(grace=1)
+    starting.cancel()
+    with contextlib.suppress(asyncio.CancelledError, ExecutorStartError):
+        await starting
+    await executor.stop()
+    log.info("stopped")
+    return code
+
+
+def _on_stdin(stop: asyncio.Event) -> None:
+    """Whoever started the server holds the other end; its end means that nobody is left to serve."""
+    if not os.read(sys.stdin.fileno(), 1):
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        stop.set()
+
+
+def _worker_configs(settings: Settings) -> list[WorkerConfig]:
+    return [
+        WorkerConfig(
+            device=device,
+            threads=settings.threads,
+            encoder=settings.encoder,
+            encoder_files=settings.encoder_files,
+            allow_download=settings.allow_download,
+            max_pixels=settings.max_pixels,
+            log_level=settings.log_level,
+        )
+        for device in settings.devices or _default_devices()
+    ]
+
+
+def _default_devices() -> list[str]:
+    """All GPUs that torch can use, else the CPU. Asked of another process: torch must not be loaded in this one."""
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        return ["cpu"]
+    count = "import torch; print(torch.cuda.device_count())"
+    answer = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=False)
+    gpus = int(answer.stdout) if answer.returncode == 0 else 0
+    return [f"cuda:{index}" for index in range(gpus)] or ["cpu"]

@@ -1,0 +1,61 @@
+"""What a device is and what it does well."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from intarsia_server.engine.request import Precision
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """A device for people: name ("cpu", "cuda:0"), description, memory in bytes (0: not known) and CPU threads."""
+
+    name: str
+    description: str
+    memory_bytes: int
+    threads: int
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> Precision:
+    """FP32 or BF16; AUTO takes BF16 only where the hardware multiplies it: elsewhere it is slower than FP32."""
+    if precision is not Precision.AUTO:
+        return precision
+    if device.type == "cuda":
+        return Precision.BF16 if torch.cuda.is_bf16_supported(including_emulation=False) else Precision.FP32
+    return Precision.BF16 if {"avx512_bf16", "amx_bf16"} & _cpu_flags() else Precision.FP32
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """The dtype of a resolved precision."""
+    return {Precision.FP32: torch.float32, Precision.BF16: torch.bfloat16}[precision]
+
+
+def describe_device(device: torch.device) -> DeviceInfo:
+    """Name, model, memory and threads of a device."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return DeviceInfo(str(device), properties.name, properties.total_memory, 0)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return DeviceInfo(str(device), _cpu_model(), memory, torch.get_num_threads())
+
+
+def _cpu_flags() -> frozenset[str]:
+    return frozenset(_cpu_line("flags").split())
+
+
+def _cpu_model() -> str:
+    return _cpu_line("model name") or "CPU"
+
+
+def _cpu_line(key: str) -> str:
+    """A line of the first processor in /proc/cpuinfo; empty where there is none (torch has no public call for it)."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition("\t")[0] == key), "")

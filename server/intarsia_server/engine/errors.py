@@ -1,0 +1,29 @@
+"""What the engine refuses, in words that name the request's field."""
+
+from __future__ import annotations
+
+
+class InvalidInputError(ValueError):
+    """The request cannot be carried out as it stands.
+
+    Attributes:
+        field: path of the field at fault, in the spelling of the API ("segments[1].style.data").
+        reason: what is wrong with it, for a person.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[InvalidInputError], tuple[str, str]]:
+        """Pickles by its two parts; the default would pass the joined message alone."""
+        return type(self), (self.field, self.reason)
+
+
+class EncoderUnavailableError(RuntimeError):
+    """An encoder that is known, but whose weights are not at hand; the message says how to bring them."""
+
+
+class CancelledError(Exception):
+    """The transfer was cancelled between two steps."""

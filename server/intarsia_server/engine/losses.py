@@ -1,0 +1,146 @@
+"""The losses, each a small object that turns feature maps and image into weighted scalars.
+
+Two normalisations stand side by side. The default one is free of image size, segment area and encoder scale, so that
+one set of weights serves every picture. The paper's is kept exact, as the reference for tests and benchmarks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from intarsia_server.ops import MaskPlan, masked_gram, masked_tv
+
+Features = Mapping[str, Tensor]
+
+STYLE_LAYERS: Mapping[str, float] = {
+    "relu1_1": 0.75,
+    "relu2_1": 0.5,
+    "relu3_1": 0.2,
+    "relu4_1": 0.2,
+    "relu5_1": 0.2,
+}
+"""Style layers and their weights w_l."""
+
+CONTENT_LAYER = "relu4_2"
+SURROGATE_LAYER = "relu1_1"
+
+
+class Term(NamedTuple):
+    """One weighted loss: its name, the segment it belongs to (None: the whole picture) and its value, a scalar."""
+
+    name: str
+    segment: int | None
+    value: Tensor
+
+
+class Loss(Protocol):
+    """A part of an objective."""
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """Feature maps it reads."""
+        ...
+
+    def __call__(self, image: Tensor, features: Features) -> Iterator[Term]:
+        """Yields its weighted terms for an image [1, 3, H, W] and that image's features."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureLoss:
+    """Distance to given features: content, or the surrogate's own relu1_1 (paper, Attempt 3).
+
+    weight * mean(m (F - T)^2) / scale, with m a map [H', W'] or 1, and scale the variance of T (default) or 1 (paper).
+    """
+
+    name: str
+    layer: str
+    target: Tensor
+    weight: float
+    scale: float = 1.0
+    pixel_weight: Tensor | None = None
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """The one layer compared."""
+        return frozenset({self.layer})
+
+    def __call__(self, image: Tensor, features: Features) -> Iterator[Term]:
+        """Yields one term for the whole picture."""
+        del image
+        squared = (features[self.layer] - self.target).square()
+        if self.pixel_weight is not None:
+            squared = squared * self.pixel_weight
+        yield Term(self.name, None, squared.mean() * (self.weight / self.scale))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleTarget:
+    """What the segments' Gram matrices are compared with at one layer.
+
+    Attributes:
+        plan: where the segments lie at this layer, R of them.
+        grams: target per segment [R, C, C].
+        weights: factor per segment [R] on |G_r - A_r|_F^2, all normalisation in it; 0 drops a segment here.
+        raw: compare sums over pixels (the paper's G = F F^T) instead of means.
+    """
+
+    plan: MaskPlan
+    grams: Tensor
+    weights: Tensor
+    raw: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleLoss:
+    """sum over layers and segments of weights_r |G_r - A_r|_F^2, one term per segment."""
+
+    segments: tuple[int | None, ...]
+    targets: Mapping[str, StyleTarget]
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """The style layers."""
+        return frozenset(self.targets)
+
+    def __call__(self, image: Tensor, features: Features) -> Iterator[Term]:
+        """Yields the style term of each segment."""
+        totals = image.new_zeros(len(self.segments))
+        for layer, target in self.targets.items():
+            gram, mass = masked_gram(features[layer], target.plan)
+            if target.raw:
+                gram = gram * mass[:, None, None]
+            distance = (gram[0] - target.grams).square().sum(dim=(1, 2))
+            totals = totals + distance * target.weights
+        for segment, value in zip(self.segments, totals, strict=True):
+            yield Term("style", segment, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TotalVariationLoss:
+    """weight * TV, over the whole image or weighted by the border map ("tv" and "border tv")."""
+
+    weight: float
+    border: Tensor | None = None
+    product: bool = False
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """None: it reads the image itself."""
+        return frozenset()
+
+    def __call__(self, image: Tensor, features: Features) -> Iterator[Term]:
+        """Yields one term for the whole picture."""
+        del features
+        name = "tv" if self.border is None else "border tv"
+        yield Term(name, None, masked_tv(image, self.border, product=self.product) * self.weight)
+
+
+def relative_weights(grams: Tensor) -> Tensor:
+    """1 / |A_r|_F^2 per segment: makes a Gram distance relative, free of the encoder's scale."""
+    return 1.0 / grams.square().sum(dim=(1, 2)).clamp_min(torch.finfo(grams.dtype).tiny)

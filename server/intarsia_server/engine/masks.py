@@ -1,0 +1,66 @@
+"""Masks of the segments, and the border map between them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from intarsia_server.engine.segmentation import LabelMap
+
+
+def segment_masks(labels: LabelMap, count: int) -> Tensor:
+    """Hard masks [R, H, W], float32: a partition of unity."""
+    index = torch.from_numpy(np.ascontiguousarray(labels)).long()
+    return torch.nn.functional.one_hot(index, count).permute(2, 0, 1).float().contiguous()
+
+
+def border_map(labels: LabelMap, radius: float) -> Tensor:
+    """How near each pixel is to a border between segments (paper, Attempt 2 and figure 8).
+
+    Args:
+        labels: [H, W].
+        radius: in pixels; where the map reaches 0.
+
+    Returns:
+        [H, W], float32: 1 on the border, falling linearly with the Euclidean distance.
+    """
+    distance = _distance_to(_border_pixels(labels), int(np.ceil(radius)))
+    return torch.from_numpy(np.maximum(0.0, 1.0 - distance / radius).astype(np.float32))
+
+
+def _border_pixels(labels: LabelMap) -> NDArray[np.bool_]:
+    """Pixels with a neighbour of another label, on both sides of the border."""
+    border = np.zeros(labels.shape, dtype=bool)
+    vertical = labels[1:] != labels[:-1]
+    horizontal = labels[:, 1:] != labels[:, :-1]
+    border[1:] |= vertical
+    border[:-1] |= vertical
+    border[:, 1:] |= horizontal
+    border[:, :-1] |= horizontal
+    return border
+
+
+def _distance_to(pixels: NDArray[np.bool_], reach: int) -> NDArray[np.float64]:
+    """Euclidean distance to the nearest marked pixel, exact up to `reach` and larger than it beyond.
+
+    Separable: first along rows, then the best of all rows within reach; 2 reach + 1 vector operations each.
+    """
+    far = float(2 * reach + 1)
+    along_row = _nearest(np.where(pixels, 0.0, far), reach, axis=1, combine=lambda d, step: d + step)
+    squared = _nearest(along_row**2, reach, axis=0, combine=lambda d, step: d + step**2)
+    return np.sqrt(squared)
+
+
+def _nearest(distance: NDArray[np.float64], reach: int, *, axis: int, combine: object) -> NDArray[np.float64]:
+    assert callable(combine)
+    best = distance.copy()
+    length = distance.shape[axis]
+    for step in range(1, min(reach, length - 1) + 1):
+        ahead = [slice(None), slice(None)]
+        behind = [slice(None), slice(None)]
+        ahead[axis], behind[axis] = slice(step, None), slice(None, -step)
+        best[tuple(behind)] = np.minimum(best[tuple(behind)], combine(distance[tuple(ahead)], step))
+        best[tuple(ahead)] = np.minimum(best[tuple(ahead)], combine(distance[tuple(behind)], step))
+    return best

@@ -1,0 +1,192 @@
+"""The methods: each a list of stages built from the same losses, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from intarsia_server.engine.parameters import (
+    GatysParameters,
+    MaskedGramParameters,
+    MethodParameters,
+    SequentialParameters,
+    SequentialSmoothParameters,
+    SingleShotParameters,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """Distance to the content image at relu4_2."""
+
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """Gram distance of segments to their own styles.
+
+    Attributes:
+        weight: of the sum over segments.
+        segments: indices; with `masked` False exactly one, whose style the whole picture takes.
+        masked: whether each segment's Gram matrix is its own pixels' alone.
+    """
+
+    weight: float
+    segments: tuple[int, ...]
+    masked: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurrogateStyle:
+    """Gram distance of the whole picture to the surrogate style image."""
+
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surrogate:
+    """Distance to the surrogate style image's own relu1_1 features."""
+
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TotalVariation:
+    """Total variation of the image, or with a border radius in pixels only near borders."""
+
+    weight: float
+    border_radius: float | None = None
+
+
+BORDER_RADIUS = 15 / 600
+"""Default reach of the border map over the output's longer side: the publication's 15 pixels at 400x600."""
+
+LossSpec = Content | Style | SurrogateStyle | Surrogate | TotalVariation
+
+
+class StageStart(Enum):
+    """The image that a stage starts from."""
+
+    JOB = auto()
+    """What the request says: content, noise or an image."""
+    FIRST = auto()
+    """The result of the first stage."""
+    COMPOSITE = auto()
+    """What the stages before have made together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One optimisation with one objective.
+
+    Attributes:
+        name: for events; unique within a method.
+        steps: evaluations of objective and gradient.
+        losses: the objective.
+        start: where it starts from.
+        scope: only this segment's pixels enter the composite; None: all.
+        capped: each style's gradient reaches only its own segment's pixels.
+    """
+
+    name: str
+    steps: int
+    losses: tuple[LossSpec, ...]
+    start: StageStart = StageStart.JOB
+    scope: int | None = None
+    capped: bool = False
+
+
+def stages(
+    parameters: MethodParameters, styled: tuple[int, ...], *, paper: bool, longer_side: int
+) -> tuple[Stage, ...]:
+    """The stages of a method.
+
+    Args:
+        parameters: resolved.
+        styled: indices of the segments that have a style.
+        longer_side: of the output in pixels, for the radius of the border map.
+        paper: the publication's per-segment stages match the whole picture to a style, ours only the segment.
+    """
+    match parameters:
+        case GatysParameters() as p:
+            losses: tuple[LossSpec, ...] = (
+                Content(weight=p.content_weight),
+                Style(weight=p.style_weight, segments=(p.background,), masked=False),
+                TotalVariation(weight=p.tv_weight),
+            )
+            return (Stage(name="vanilla", steps=p.steps, losses=_present(losses)),)
+        case MaskedGramParameters() as p:
+            losses = (
+                Content(weight=p.content_weight),
+                Style(weight=p.style_weight, segments=styled, masked=True),
+                TotalVariation(weight=p.tv_weight),
+            )
+            return (Stage(name="masked gram", steps=p.steps, losses=_present(losses), capped=p.capped_gradients),)
+        case SequentialParameters() as p:
+            smoothing = Stage(
+                name="smoothing",
+                steps=p.smoothing_steps,
+                losses=_present((TotalVariation(weight=p.smoothing_tv_weight),)),
+                start=StageStart.COMPOSITE,
+            )
+            return (*_transfers(p, styled, paper=paper), smoothing)
+        case SequentialSmoothParameters() as p:
+            smoothing = Stage(
+                name="smoothing",
+                steps=p.smoothing_steps,
+                losses=_present(
+                    (
+                        Content(weight=p.smoothing_content_weight),
+                        Style(weight=p.smoothing_style_weight, segments=(p.background,), masked=False),
+                        TotalVariation(weight=p.smoothing_tv_weight),
+                    )
+                ),
+                start=StageStart.COMPOSITE,
+            )
+            radius = p.border_radius or max(1.0, BORDER_RADIUS * longer_side)
+            border = Stage(
+                name="border smoothing",
+                steps=p.border_steps,
+                losses=_present((TotalVariation(weight=p.border_tv_weight, border_radius=radius),)),
+                start=StageStart.COMPOSITE,
+            )
+            return (*_transfers(p, styled, paper=paper), smoothing, border)
+        case SingleShotParameters() as p:
+            losses = (
+                Content(weight=p.content_weight),
+                SurrogateStyle(weight=p.style_weight),
+                Surrogate(weight=p.style_weight * p.surrogate_weight),
+                TotalVariation(weight=p.tv_weight),
+            )
+            return (Stage(name="single shot", steps=p.steps, losses=_present(losses)),)
+        case _:
+            raise TypeError(f"no stages for {type(parameters).__name__}")
+
+
+def _transfers(
+    p: SequentialParameters | SequentialSmoothParameters, styled: tuple[int, ...], *, paper: bool
+) -> list[Stage]:
+    """The vanilla stage, then one per other segment, each from the vanilla result (paper, Attempt 1)."""
+    content = Content(weight=p.content_weight)
+    vanilla = Style(weight=p.style_weight, segments=(p.background,), masked=False)
+    result = [Stage(name="vanilla", steps=p.steps, losses=_present((content, vanilla)))]
+    for index in styled:
+        if index == p.background:
+            continue
+        style = Style(weight=p.style_weight, segments=(index,), masked=not paper)
+        result.append(
+            Stage(
+                name=f"segment {index}",
+                steps=p.steps,
+                losses=_present((content, style)),
+                start=StageStart.FIRST,
+                scope=index,
+            )
+        )
+    return result
+
+
+def _present(losses: tuple[LossSpec, ...]) -> tuple[LossSpec, ...]:
+    """Drops losses of weight 0: they would cost their part of a step and say nothing."""
+    return tuple(loss for loss in losses if loss.weight > 0)

@@ -1,0 +1,263 @@
+"""From a stage's loss specifications to an objective that can be evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from intarsia_server.engine.encoder import Encoder, normalise, pool_masks
+from intarsia_server.engine.errors import CancelledError
+from intarsia_server.engine.images import Pixels
+from intarsia_server.engine.inputs import Inputs
+from intarsia_server.engine.losses import (
+    CONTENT_LAYER,
+    STYLE_LAYERS,
+    SURROGATE_LAYER,
+    FeatureLoss,
+    Features,
+    Loss,
+    StyleLoss,
+    StyleTarget,
+    Term,
+    TotalVariationLoss,
+    relative_weights,
+)
+from intarsia_server.engine.masks import border_map, segment_masks
+from intarsia_server.engine.methods import Content, LossSpec, Style, Surrogate, SurrogateStyle, TotalVariation
+from intarsia_server.engine.optimizers import Evaluation
+from intarsia_server.engine.palette import transport
+from intarsia_server.engine.request import Segment
+from intarsia_server.ops import build_plan, masked_gram
+
+MIN_MASS = 1.0
+"""Below one pixel's weight at a layer, a segment's Gram matrix there is mostly its neighbours'."""
+
+
+class Objective:
+    """A weighted sum of losses and its gradient.
+
+    Args:
+        encoder: gives the features.
+        losses: the terms.
+        free: [H, W], 1 where the image may change, 0 where it is kept; None: everywhere.
+        caps: masks [R, H, W]; the gradient of a term that belongs to segment r reaches only the pixels of mask r.
+            None: every gradient reaches every pixel.
+    """
+
+    def __init__(
+        self, encoder: Encoder, losses: Sequence[Loss], *, free: Tensor | None = None, caps: Tensor | None = None
+    ) -> None:
+        self._encoder = encoder
+        self._losses = losses
+        self._layers = frozenset[str]().union(*(loss.layers for loss in losses))
+        self._free = free
+        self._caps = caps
+
+    def __call__(self, image: Tensor) -> Evaluation:
+        """Evaluates at an image [1, 3, H, W]; one forward pass serves every layer."""
+        image = image.detach().requires_grad_()
+        with torch.enable_grad():
+            features = self._encoder(image, self._layers)
+            terms = [term for loss in self._losses for term in loss(image, features)]
+            gradient = self._gradient(image, terms)
+        if self._free is not None:
+            gradient = gradient * self._free
+        values = torch.stack([term.value.detach() for term in terms]).tolist() if terms else []
+        losses = tuple((term.name, term.segment, value) for term, value in zip(terms, values, strict=True))
+        return Evaluation(sum(values), gradient, losses)
+
+    def _gradient(self, image: Tensor, terms: Sequence[Term]) -> Tensor:
+        if not terms:
+            return torch.zeros_like(image)
+        if self._caps is None:
+            return _backward(image, [term.value for term in terms], keep_graph=False)
+        gradient = _backward(image, [t.value for t in terms if t.segment is None], keep_graph=True)
+        for segment in sorted({t.segment for t in terms if t.segment is not None}):
+            own = _backward(image, [t.value for t in terms if t.segment == segment], keep_graph=True)
+            gradient = gradient + own * self._caps[segment]
+        return gradient
+
+
+def _backward(image: Tensor, values: Iterable[Tensor], *, keep_graph: bool) -> Tensor:
+    total = sum(values, start=image.new_zeros(()))
+    if not total.requires_grad:
+        return torch.zeros_like(image)
+    (gradient,) = torch.autograd.grad(total, image, retain_graph=keep_graph)
+    return gradient
+
+
+class ObjectiveBuilder:
+    """Makes the objectives of one job's stages; computes each target once.
+
+    Args:
+        encoder: of the job.
+        inputs: the job's pictures.
+        segments: as requested.
+        paper: whether losses take the paper's normalisation.
+        cancelled: polled between the passes over the style images.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        inputs: Inputs,
+        segments: Sequence[Segment],
+        *,
+        paper: bool,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._encoder = encoder
+        self._inputs = inputs
+        self._segments = segments
+        self._paper = paper
+        self._cancelled = cancelled
+        self._style_cache: dict[int, Mapping[str, Tensor]] = {}
+        self._styled = [index for index, segment in enumerate(segments) if segment.style is not None]
+        self.content = self.to_image(inputs.content)
+        self.masks = segment_masks(inputs.labels, len(segments)).to(self.content)
+        self.free = self.masks[self._styled].sum(dim=0)
+        """[H, W]: 1 where the image may change, 0 in kept segments."""
+        self.warnings: list[tuple[str, str]] = []
+
+    def to_image(self, pixels: Pixels) -> Tensor:
+        """RGB [H, W, 3] to the encoder's input [1, 3, H, W] on its device."""
+        tensor = torch.from_numpy(np.array(pixels)).to(self._encoder.device)
+        working = torch.promote_types(self._encoder.precision, torch.float32)
+        return normalise(tensor.permute(2, 0, 1)[None].to(working) / 255).contiguous()
+
+    def build(self, specs: Sequence[LossSpec], *, capped: bool) -> Objective:
+        """The objective of a stage."""
+        losses = [self._loss(spec) for spec in specs]
+        free = self.free if len(self._styled) < len(self._segments) else None
+        return Objective(self._encoder, losses, free=free, caps=self.masks if capped else None)
+
+    def recolour(self, image: Tensor, specs: Sequence[LossSpec]) -> Tensor:
+        """The image in the palettes of the styles that `specs` ask for, each where it applies.
+
+        From the bare content, L-BFGS finds a picture whose Gram matrices fit while most of a segment keeps its own
+        hue; from here it does not.
+        """
+        image = image.clone()
+        for spec in specs:
+            match spec:
+                case Style(segments=indices, masked=True):
+                    for index in indices:
+                        self._recolour(image, self.masks[index], index)
+                case Style(segments=(index,)):
+                    self._recolour(image, self.free, index)
+                case SurrogateStyle():
+                    for index in self._styled:
+                        self._recolour(image, self.masks[index], index)
+        return image
+
+    def _recolour(self, image: Tensor, mask: Tensor, index: int) -> None:
+        pixels = self._inputs.styles[index]
+        assert pixels is not None
+        inside = mask > 0
+        style = self.to_image(pixels)[0].flatten(1).T
+        image[0][:, inside] = transport(image[0][:, inside].T, style).T
+
+    def _loss(self, spec: LossSpec) -> Loss:
+        match spec:
+            case Content(weight=weight):
+                target = self._features(self.content, {CONTENT_LAYER})[CONTENT_LAYER]
+                factors = [segment.content_weight for segment in self._segments]
+                return self._feature_loss("content", CONTENT_LAYER, target, weight, factors)
+            case Surrogate(weight=weight):
+                target = self._features(self._surrogate(), {SURROGATE_LAYER})[SURROGATE_LAYER]
+                factors = [segment.style_weight for segment in self._segments]
+                return self._feature_loss("surrogate", SURROGATE_LAYER, target, weight, factors)
+            case Style(weight=weight, segments=indices, masked=masked):
+                masks = self.masks[list(indices)] if masked else self._whole()
+                targets = [self._style_grams(index) for index in indices]
+                factors = [weight * self._segments[index].style_weight for index in indices]
+                return self._style_loss(indices, masks, targets, factors)
+            case SurrogateStyle(weight=weight):
+                grams = self._grams(self._features(self._surrogate(), STYLE_LAYERS))
+                return self._style_loss((None,), self._whole(), [grams], [weight])
+            case TotalVariation(weight=weight, border_radius=radius):
+                if radius is None:
+                    return TotalVariationLoss(weight=weight)
+                border = border_map(self._inputs.labels, radius).to(self.content)
+                return TotalVariationLoss(weight=weight, border=border, product=self._paper)
+
+    def _whole(self) -> Tensor:
+        """One mask [1, H, W] of all that may change."""
+        return self.free[None]
+
+    def _feature_loss(
+        self, name: str, layer: str, target: Tensor, weight: float, factors: Sequence[float]
+    ) -> FeatureLoss:
+        pixel_weight = None
+        if any(factor != 1 for factor in factors):
+            pooled = pool_masks(self.masks, layer)
+            pixel_weight = torch.einsum("rhw,r->hw", pooled, pooled.new_tensor(factors))
+        # A flat target (a plain grey picture) has no variance to measure against; the floor keeps the loss finite.
+        scale = 1.0 if self._paper else max(float(target.var()), 1e-6)
+        return FeatureLoss(name=name, layer=layer, target=target, weight=weight, scale=scale, pixel_weight=pixel_weight)
+
+    def _style_loss(
+        self,
+        segments: tuple[int | None, ...],
+        masks: Tensor,
+        grams: Sequence[Mapping[str, Tensor]],
+        factors: Sequence[float],
+    ) -> StyleLoss:
+        """Style loss of R masks [R, H, W] against R sets of mean Gram matrices, in either normalisation."""
+        share = masks.mean(dim=(1, 2))
+        factor = share.new_tensor(factors)
+        targets: dict[str, StyleTarget] = {}
+        for layer, layer_weight in STYLE_LAYERS.items():
+            pooled = pool_masks(masks, layer)
+            plan = build_plan(pooled)
+            target = torch.stack([gram[layer] for gram in grams])
+            if self._paper:
+                # The style image is as large as the content; its share of pixels makes sums comparable.
+                channels, pixels = target.shape[1], pooled.shape[1] * pooled.shape[2]
+                target = target * plan.mass[:, None, None]
+                weights = factor * (layer_weight / (channels**3 * pixels))
+            else:
+                weights = factor * share * layer_weight * relative_weights(target)
+            alive = plan.mass >= MIN_MASS
+            for segment, lives in zip(segments, alive.tolist(), strict=True):
+                if not lives:
+                    self._warn_lost(segment, layer)
+            targets[layer] = StyleTarget(plan=plan, grams=target, weights=weights * alive, raw=self._paper)
+        return StyleLoss(segments=segments, targets=targets)
+
+    def _warn_lost(self, segment: int | None, layer: str) -> None:
+        message = f"segment {segment} covers less than one pixel at {layer}; its style is not matched at that layer"
+        self.warnings.append(("segment_lost_at_layer", message))
+
+    def _style_grams(self, index: int) -> Mapping[str, Tensor]:
+        """Mean Gram matrices of a segment's style image, by layer."""
+        if index not in self._style_cache:
+            if self._cancelled():
+                raise CancelledError
+            pixels = (self._inputs.covers if self._paper else self._inputs.styles)[index]
+            assert pixels is not None
+            self._style_cache[index] = self._grams(self._features(self.to_image(pixels), STYLE_LAYERS))
+        return self._style_cache[index]
+
+    def _surrogate(self) -> Tensor:
+        """The style images, each cut to its segment (paper, Attempt 3, figure 11); kept segments show the content."""
+        image = torch.zeros_like(self.content)
+        for mask, pixels in zip(self.masks, self._inputs.covers, strict=True):
+            image += mask * (self.content if pixels is None else self.to_image(pixels))
+        return image
+
+    def _features(self, image: Tensor, layers: Iterable[str]) -> Features:
+        with torch.no_grad():
+            return self._encoder(image, layers)
+
+    @staticmethod
+    def _grams(features: Features) -> dict[str, Tensor]:
+        """Mean Gram matrix [C, C] of whole feature maps, by layer."""
+        grams = {}
+        for layer, feature in features.items():
+            plan = build_plan(feature.new_ones((1, *feature.shape[2:])))
+            grams[layer] = masked_gram(feature, plan).gram[0, 0]
+        return grams

@@ -1,0 +1,96 @@
+"""A transfer request, free of any transport: encoded pictures and plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from intarsia_server.engine.parameters import MethodParameters
+
+
+class Optimizer(StrEnum):
+    """How a stage is optimised."""
+
+    LBFGS = "lbfgs"
+    ADAM = "adam"
+
+
+class Start(StrEnum):
+    """The image a job starts from; PALETTE is the content in the colours of the style that a stage applies."""
+
+    CONTENT = "content"
+    NOISE = "noise"
+    IMAGE = "image"
+    PALETTE = "palette"
+
+
+class Precision(StrEnum):
+    """What the encoder's convolutions run in; AUTO takes bf16 where the device has units for it."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class ImageFormat(StrEnum):
+    """Encoding of the result."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """All pixels of one or several labels, and what to do with them.
+
+    Attributes:
+        labels: labels of the label map that make up the segment.
+        style: encoded style image, or None to keep the content's pixels.
+        style_weight: factor on the segment's style loss.
+        style_scale: longer side of the style image over that of the output.
+        content_weight: factor on the segment's content loss.
+    """
+
+    labels: tuple[int, ...]
+    style: bytes | None
+    style_weight: float = 1.0
+    style_scale: float = 1.0
+    content_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How stages are optimised; every value is resolved, none is a placeholder."""
+
+    optimizer: Optimizer
+    learning_rate: float
+    history: int
+    start: Start
+    start_image: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Size (longer side in pixels; None: the content's, at most 600), format and JPEG/WebP quality of the result."""
+
+    size: int | None = None
+    format: ImageFormat = ImageFormat.PNG
+    quality: int = 92
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferRequest:
+    """Everything a job needs; picklable, so that it can cross to a worker process."""
+
+    content: bytes = field(repr=False)
+    label_map: bytes = field(repr=False)
+    segments: tuple[Segment, ...] = field(repr=False)
+    parameters: MethodParameters
+    paper: bool
+    optimization: Optimization
+    output: Output
+    seed: int
+    encoder: str
+    precision: Precision
+    preview_interval: int

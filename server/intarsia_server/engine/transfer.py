@@ -1,0 +1,220 @@
+"""Runs a method: a generator that yields what happens and knows nothing of who listens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from intarsia_server.engine.encoder import Encoder, denormalise
+from intarsia_server.engine.errors import CancelledError, InvalidInputError
+from intarsia_server.engine.images import Pixels
+from intarsia_server.engine.inputs import Inputs
+from intarsia_server.engine.methods import Stage, StageStart, stages
+from intarsia_server.engine.objective import ObjectiveBuilder
+from intarsia_server.engine.optimizers import LBFGS, Adam, StepOptimizer
+from intarsia_server.engine.request import Optimizer, Start, TransferRequest
+
+LossValue = tuple[str, int | None, float]
+"""Name, segment (None: whole picture) and weighted value of a loss."""
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage begins; `index` counts from 0."""
+
+    stage: str
+    index: int
+    stage_count: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One step is done; `image` gives the picture as it is now."""
+
+    stage: str
+    step: int
+    steps: int
+    losses: tuple[LossValue, ...]
+    total: float
+    fraction: float
+    image: Callable[[], Pixels]
+
+
+@dataclass(frozen=True)
+class StageDone:
+    """A stage has ended with these losses, after that many seconds."""
+
+    stage: str
+    steps: int
+    seconds: float
+    losses: tuple[LossValue, ...]
+    total: float
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something was worked around; `code` is stable."""
+
+    code: str
+    message: str
+
+
+TransferEvent = StageStarted | StepDone | StageDone | Notice
+
+
+def transfer(
+    request: TransferRequest, inputs: Inputs, encoder: Encoder, *, cancelled: Callable[[], bool]
+) -> Generator[TransferEvent, None, Pixels]:
+    """Runs the request's method.
+
+    Args:
+        request: resolved.
+        inputs: its decoded pictures.
+        encoder: already in the wanted precision.
+        cancelled: polled before each step and each pass over a style image.
+
+    Yields:
+        Notices, and for each stage its start, every step and its end.
+
+    Returns:
+        The result, RGB [H, W, 3].
+
+    Raises:
+        CancelledError: `cancelled` said so.
+    """
+    yield from (Notice(*warning) for warning in inputs.warnings)
+    builder = ObjectiveBuilder(encoder, inputs, request.segments, paper=request.paper, cancelled=cancelled)
+    styled = tuple(index for index, segment in enumerate(request.segments) if segment.style is not None)
+    longer_side = max(inputs.labels.shape)
+    plan = stages(request.parameters, styled, paper=request.paper, longer_side=longer_side)
+    job_start = _start_image(request, inputs, builder)
+    first = composite = job_start
+    total_steps = sum(stage.steps for stage in plan)
+    done = 0
+    for index, stage in enumerate(plan):
+        yield StageStarted(stage.name, index, len(plan), stage.steps)
+        start = {StageStart.JOB: job_start, StageStart.FIRST: first, StageStart.COMPOSITE: composite}[stage.start]
+        if request.optimization.start is Start.PALETTE and stage.start is not StageStart.COMPOSITE:
+            start = builder.recolour(start, stage.losses)
+        optimizer = _optimizer(request, start)
+        yield from _run_stage(stage, builder, optimizer, (done, total_steps), cancelled)
+        done += stage.steps
+        image = optimizer.image
+        if index == 0:
+            first = image
+        composite = image if stage.scope is None else torch.where(builder.masks[stage.scope] > 0, image, composite)
+    return _to_pixels(composite, inputs, styled)
+
+
+def describe(request: TransferRequest, versions: dict[str, str]) -> dict[str, str]:
+    """Text chunks for the result: the full parameters, so that the picture can be made again."""
+    parameters = {
+        "method": request.parameters.method,
+        "paper": request.paper,
+        "parameters": asdict(request.parameters),
+        "optimization": {
+            "optimizer": request.optimization.optimizer,
+            "learning_rate": request.optimization.learning_rate,
+            "history": request.optimization.history,
+            "start": request.optimization.start,
+            "start_image_sha256": _sha256(request.optimization.start_image),
+        },
+        "output": asdict(request.output),
+        "seed": request.seed,
+        "encoder": request.encoder,
+        "precision": request.precision,
+        "content_sha256": _sha256(request.content),
+        "label_map_sha256": _sha256(request.label_map),
+        "segments": [
+            {
+                "labels": segment.labels,
+                "style_sha256": _sha256(segment.style),
+                "style_weight": segment.style_weight,
+                "style_scale": segment.style_scale,
+                "content_weight": segment.content_weight,
+            }
+            for segment in request.segments
+        ],
+        "versions": versions,
+    }
+    return {"Software": f"intarsia {versions['intarsia']}", "intarsia": json.dumps(parameters)}
+
+
+def _run_stage(
+    stage: Stage,
+    builder: ObjectiveBuilder,
+    optimizer: StepOptimizer,
+    progress: tuple[int, int],
+    cancelled: Callable[[], bool],
+) -> Generator[TransferEvent, None, None]:
+    began = time.perf_counter()
+    if cancelled():
+        raise CancelledError
+    objective = builder.build(stage.losses, capped=stage.capped)
+    while builder.warnings:
+        yield Notice(*builder.warnings.pop(0))
+    done, total_steps = progress
+    for step in range(1, stage.steps + 1):
+        if cancelled():
+            raise CancelledError
+        evaluation = optimizer.step(objective)
+        if not math.isfinite(evaluation.total):
+            where = f"step {step} of stage {stage.name!r}"
+            raise InvalidInputError("method", f"its objective is not finite at {where}; lower weights or learning rate")
+        yield StepDone(
+            stage=stage.name,
+            step=step,
+            steps=stage.steps,
+            losses=evaluation.losses,
+            total=evaluation.total,
+            fraction=(done + step) / total_steps,
+            image=lambda: _pixels(optimizer.image),
+        )
+    yield StageDone(stage.name, stage.steps, time.perf_counter() - began, evaluation.losses, evaluation.total)
+
+
+def _optimizer(request: TransferRequest, start: Tensor) -> StepOptimizer:
+    options = request.optimization
+    if options.optimizer is Optimizer.ADAM:
+        return Adam(start, learning_rate=options.learning_rate)
+    return LBFGS(start, history=options.history)
+
+
+def _start_image(request: TransferRequest, inputs: Inputs, builder: ObjectiveBuilder) -> Tensor:
+    """Content, noise or a given image; kept segments always start, and so stay, as they are in the content."""
+    match request.optimization.start:
+        case Start.CONTENT | Start.PALETTE:
+            return builder.content
+        case Start.NOISE:
+            # Made on the CPU, so that a seed means the same noise on every device.
+            generator = torch.Generator().manual_seed(request.seed)
+            start = torch.randn(builder.content.shape, generator=generator).to(builder.content)
+        case Start.IMAGE:
+            assert inputs.start is not None
+            start = builder.to_image(inputs.start)
+    return torch.where(builder.free > 0, start, builder.content)
+
+
+def _to_pixels(image: Tensor, inputs: Inputs, styled: tuple[int, ...]) -> Pixels:
+    """Kept segments are copied from the content image, so that they come out to the very bit."""
+    pixels = _pixels(image)
+    kept = ~torch.isin(torch.from_numpy(inputs.labels), torch.tensor(styled)).numpy()
+    pixels[kept] = inputs.content[kept]
+    return pixels
+
+
+def _pixels(image: Tensor) -> Pixels:
+    rgb = (denormalise(image.detach())[0] * 255).round().to(torch.uint8)
+    return rgb.permute(1, 2, 0).cpu().numpy().copy()
+
+
+def _sha256(data: bytes | None) -> str | None:
+    return None if data is None else hashlib.sha256(data).hexdigest()

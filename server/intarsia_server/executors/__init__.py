@@ -1,0 +1,1 @@
+"""Executors run transfers somewhere else and report what happens."""

@@ -1,0 +1,143 @@
+"""What an executor is, and what it reports. No torch here: this is the front process's side."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from intarsia_server.engine.request import ImageFormat, Precision, TransferRequest
+
+LossValue = tuple[str, int | None, float]
+"""Name, segment (None: whole picture) and weighted value of a loss."""
+
+
+@dataclass(frozen=True)
+class StageEvent:
+    """A stage begins; `index` counts from 0."""
+
+    stage: str
+    index: int
+    stage_count: int
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """One step is done; `fraction` is of the whole job, `eta_seconds` to its end, None until it can be told."""
+
+    stage: str
+    step: int
+    total_steps: int
+    losses: tuple[LossValue, ...]
+    total_loss: float
+    fraction: float
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True)
+class PreviewEvent:
+    """The picture after a step, a small JPEG."""
+
+    stage: str
+    step: int
+    image: bytes
+
+
+@dataclass(frozen=True)
+class WarningEvent:
+    """Something the job works around; `code` is stable."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class StageSummary:
+    """A stage that has ended."""
+
+    stage: str
+    steps: int
+    seconds: float
+    losses: tuple[LossValue, ...]
+    total_loss: float
+
+
+@dataclass(frozen=True)
+class ResultEvent:
+    """The finished picture, encoded."""
+
+    image: bytes
+    format: ImageFormat
+    width: int
+    height: int
+    stages: tuple[StageSummary, ...]
+
+
+ExecutorEvent = StageEvent | ProgressEvent | PreviewEvent | WarningEvent | ResultEvent
+
+
+@dataclass(frozen=True)
+class ExecutorInfo:
+    """What an executor's workers found when they started."""
+
+    devices: tuple[tuple[str, str, int, int], ...]
+    """(name, description, memory in bytes, threads) each."""
+    ops: str
+    default_precision: Precision
+
+
+class ExecutionCancelledError(Exception):
+    """The transfer stopped because it was asked to; its worker is idle again."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """The device has not enough memory for the job."""
+
+
+class WorkerDiedError(RuntimeError):
+    """The process that worked on the job ended; another takes its place."""
+
+
+class ExecutorStartError(RuntimeError):
+    """A worker cannot start; the message says why."""
+
+
+class Executor(ABC):
+    """Runs transfers, at most `slots` at a time."""
+
+    slots: int
+
+    @abstractmethod
+    async def start(self, on_ready: Callable[[bool], None]) -> None:
+        """Starts the workers and waits until each has loaded the default encoder.
+
+        Args:
+            on_ready: called with True when the executor can take work and with False when it no longer can.
+
+        Raises:
+            ExecutorStartError: a worker cannot start.
+        """
+
+    @abstractmethod
+    def run(self, request: TransferRequest, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+        """Runs one transfer on a free worker and yields its events; the last one is a `ResultEvent`.
+
+        Args:
+            request: to run.
+            cancel: once set, the transfer stops within one step.
+
+        Raises:
+            InvalidInputError, EncoderUnavailableError: as the engine says.
+            ExecutionCancelledError: `cancel` was set.
+            OutOfMemoryError, WorkerDiedError: as their names say.
+        """
+
+    @abstractmethod
+    def info(self) -> ExecutorInfo | None:
+        """What the workers run on; None until the first of them has started."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Ends all workers."""

@@ -1,0 +1,48 @@
+"""What the front process and a worker process say to each other. No torch here: both sides import it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from intarsia_server.engine.request import TransferRequest
+from intarsia_server.executors.base import ExecutorEvent, ExecutorInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """All that a worker process is told at its start."""
+
+    device: str
+    threads: int
+    encoder: str
+    encoder_files: Mapping[str, Path]
+    allow_download: bool
+    max_pixels: int
+    log_level: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """First message: the encoder is loaded."""
+
+    info: ExecutorInfo
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The transfer, or the start, ended with this error."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class RunCommand:
+    """Run this; `serial` grows by one with each transfer and is what a cancel refers to."""
+
+    serial: int
+    request: TransferRequest
+
+
+WorkerMessage = Ready | Failed | ExecutorEvent

@@ -1,0 +1,196 @@
+"""The worker process: loads the encoder once, then runs one transfer after another."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import logging
+import platform
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+
+import torch
+
+from intarsia_server import ops
+from intarsia_server.engine import transfer as engine
+from intarsia_server.engine.capabilities import describe_device, resolve_precision, torch_dtype
+from intarsia_server.engine.encoder import Encoder
+from intarsia_server.engine.errors import CancelledError, EncoderUnavailableError, InvalidInputError
+from intarsia_server.engine.images import Pixels, encode, fit_longer_side, resize
+from intarsia_server.engine.inputs import decode_inputs
+from intarsia_server.engine.request import ImageFormat, Precision, TransferRequest
+from intarsia_server.engine.weights import load_weights
+from intarsia_server.executors.base import (
+    ExecutionCancelledError,
+    ExecutorInfo,
+    ExecutorStartError,
+    OutOfMemoryError,
+    PreviewEvent,
+    ProgressEvent,
+    ResultEvent,
+    StageEvent,
+    StageSummary,
+    WarningEvent,
+)
+from intarsia_server.executors.messages import Failed, Ready, RunCommand, WorkerConfig, WorkerMessage
+
+log = logging.getLogger(__name__)
+
+PREVIEW_SIDE = 320
+
+
+def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, config: WorkerConfig) -> None:
+    """The process's main function; returns when told None or when the connection's other end is closed.
+
+    Args:
+        connection: commands in, messages out.
+        cancelled_serial: transfers with a serial up to this value are to stop.
+        config: of this worker.
+    """
+    # A Ctrl-C or a group-wide SIGTERM is the front's to handle: it drains and closes the connection.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s worker %(message)s")
+    _keep_memory()
+    try:
+        worker = _Worker(config)
+    except (EncoderUnavailableError, RuntimeError) as error:
+        connection.send(Failed(ExecutorStartError(str(error))))
+        return
+    try:
+        connection.send(Ready(worker.info))
+        while True:
+            command: RunCommand | None = connection.recv()
+            if command is None:
+                return
+            worker.run(command, cancelled_serial, connection.send)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the front is gone, or done with us
+
+
+def _keep_memory() -> None:
+    """Tells glibc to keep freed memory: a step frees and takes the same buffers, and fresh pages cost more than it."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return  # not glibc
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(mmap_threshold, 2**30)
+    mallopt(trim_threshold, 2**31 - 1)
+
+
+@dataclass
+class _Worker:
+    config: WorkerConfig
+    info: ExecutorInfo = field(init=False)
+    _device: torch.device = field(init=False)
+    _encoders: dict[tuple[str, Precision], Encoder] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._device = torch.device(self.config.device)
+        if self._device.type == "cpu":
+            torch.set_num_threads(self.config.threads)
+        default = resolve_precision(Precision.AUTO, self._device)
+        self._encoder(self.config.encoder, default)
+        device = describe_device(self._device)
+        row = (device.name, device.description, device.memory_bytes, device.threads)
+        self.info = ExecutorInfo(devices=(row,), ops=ops.IMPLEMENTATION, default_precision=default)
+
+    def run(
+        self, command: RunCommand, cancelled_serial: ctypes.c_ulonglong, send: Callable[[WorkerMessage], None]
+    ) -> None:
+        """Runs one transfer; whatever goes wrong with it is sent, never raised, except that `send` has no receiver."""
+
+        def cancelled() -> bool:
+            return cancelled_serial.value >= command.serial
+
+        try:
+            self._transfer(command.request, cancelled, send)
+        except CancelledError:
+            send(Failed(ExecutionCancelledError()))
+        except (InvalidInputError, EncoderUnavailableError) as error:
+            send(Failed(error))
+        except (torch.OutOfMemoryError, MemoryError):
+            send(Failed(OutOfMemoryError("not enough memory on the device for a picture of this size")))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except Exception:
+            log.exception("transfer failed")
+            send(Failed(RuntimeError("the transfer failed on the server")))
+
+    def _transfer(
+        self, request: TransferRequest, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]
+    ) -> None:
+        precision = resolve_precision(request.precision, self._device)
+        request = replace(request, precision=precision)
+        inputs = decode_inputs(request, max_pixels=self.config.max_pixels)
+        encoder = self._encoder(request.encoder, precision)
+        pace = _Pace()
+        summaries: list[StageSummary] = []
+        steps = engine.transfer(request, inputs, encoder, cancelled=cancelled)
+        while True:
+            try:
+                event = next(steps)
+            except StopIteration as stop:
+                pixels: Pixels = stop.value
+                break
+            match event:
+                case engine.StageStarted():
+                    send(StageEvent(event.stage, event.index, event.stage_count, event.steps))
+                case engine.Notice():
+                    send(WarningEvent(event.code, event.message))
+                case engine.StageDone():
+                    summaries.append(StageSummary(event.stage, event.steps, event.seconds, event.losses, event.total))
+                case engine.StepDone():
+                    eta = pace.eta(event.fraction)
+                    send(
+                        ProgressEvent(
+                            event.stage, event.step, event.steps, event.losses, event.total, event.fraction, eta
+                        )
+                    )
+                    if request.preview_interval and event.step % request.preview_interval == 0:
+                        send(PreviewEvent(event.stage, event.step, _preview(event.image())))
+        text = engine.describe(request, _versions())
+        image = encode(pixels, request.output.format, quality=request.output.quality, text=text)
+        height, width = pixels.shape[:2]
+        send(ResultEvent(image, request.output.format, width, height, tuple(summaries)))
+
+    def _encoder(self, name: str, precision: Precision) -> Encoder:
+        key = (name, precision)
+        if key not in self._encoders:
+            weights = load_weights(name, files=self.config.encoder_files, allow_download=self.config.allow_download)
+            self._encoders[key] = Encoder(weights, device=self._device, precision=torch_dtype(precision))
+        return self._encoders[key]
+
+
+class _Pace:
+    """Estimates the time to the end from the steps so far; the first one carries warm-up and does not count."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def eta(self, fraction: float) -> float | None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, fraction)
+            return None
+        began, done_before = self._first
+        return (now - began) / (fraction - done_before) * (1 - fraction)
+
+
+def _preview(pixels: Pixels) -> bytes:
+    height, width = pixels.shape[:2]
+    if max(width, height) > PREVIEW_SIDE:
+        pixels = resize(pixels, *fit_longer_side(width, height, PREVIEW_SIDE))
+    return encode(pixels, ImageFormat.JPEG, quality=88)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "intarsia": importlib.metadata.version("intarsia"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

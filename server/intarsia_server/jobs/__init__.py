@@ -1,0 +1,1 @@
+"""Jobs: one request being worked on, from admission to its last event."""

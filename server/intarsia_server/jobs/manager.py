@@ -1,0 +1,170 @@
+"""Admission, queue and life of the jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from contextlib import suppress
+
+from intarsia_server.engine.request import TransferRequest
+from intarsia_server.executors.base import ExecutionCancelledError, Executor, ResultEvent
+from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, QueuedEvent
+from intarsia_server.jobs.model import Job, JobState
+
+log = logging.getLogger(__name__)
+
+
+class QueueFullError(RuntimeError):
+    """No room for another job; try again after `retry_seconds`."""
+
+    def __init__(self, retry_seconds: float) -> None:
+        super().__init__("the queue is full")
+        self.retry_seconds = retry_seconds
+
+
+class DrainingError(RuntimeError):
+    """The server is on its way down and takes no new job, or cannot finish this one."""
+
+
+class DuplicateRequestError(RuntimeError):
+    """A job with this request id is still queued or running."""
+
+
+class JobCancelledError(RuntimeError):
+    """The job was cancelled."""
+
+
+class JobManager:
+    """Runs jobs on an executor, in the order they came, `executor.slots` at a time.
+
+    Args:
+        executor: already started or about to be; jobs wait for it.
+        capacity: how many jobs may wait.
+    """
+
+    def __init__(self, executor: Executor, *, capacity: int) -> None:
+        self._executor = executor
+        self._capacity = capacity
+        self._queue: deque[Job] = deque()
+        self._active: dict[str, Job] = {}
+        self._wake = asyncio.Condition()
+        self._runners: list[asyncio.Task[None]] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._recent_seconds = 30.0
+
+    def start(self) -> None:
+        """Begins to take jobs from the queue."""
+        self._runners = [asyncio.create_task(self._run_jobs()) for _ in range(self._executor.slots)]
+
+    @property
+    def queued(self) -> int:
+        """Jobs that wait."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Jobs being worked on."""
+        return sum(job.state is JobState.RUNNING for job in self._active.values())
+
+    def check_admission(self, request_id: str) -> None:
+        """Whether a job could be taken now; asked before its pictures are decoded, which is the dear part.
+
+        Raises:
+            DrainingError, DuplicateRequestError, QueueFullError: it could not.
+        """
+        if self._draining:
+            raise DrainingError("the server is shutting down")
+        if request_id in self._active:
+            raise DuplicateRequestError(f"a job with request_id {request_id} is still queued or running")
+        if len(self._active) >= self._capacity + self._executor.slots:
+            raise QueueFullError(self._recent_seconds)
+
+    async def submit(self, request: TransferRequest, *, request_id: str, size: tuple[int, int]) -> Job:
+        """Queues a job.
+
+        Raises:
+            DrainingError, DuplicateRequestError, QueueFullError: see `check_admission`.
+        """
+        self.check_admission(request_id)
+        job = Job(str(uuid.uuid4()), request_id, request, size)
+        free = self._executor.slots - self.running
+        job.queue_position = max(0, len(self._queue) + 1 - free)
+        self._active[request_id] = job
+        self._idle.clear()
+        self._queue.append(job)
+        job.log.publish(AcceptedEvent(job.job_id, request_id, job.queue_position, *size))
+        log.info("job %s accepted: %s, %dx%d", job.job_id, request.parameters.method, *size)
+        async with self._wake:
+            self._wake.notify()
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Stops a job: at once when it waits, within one step when it runs. Does nothing when it has ended."""
+        job.cancel.set()
+        if job.state is JobState.QUEUED:
+            self._queue.remove(job)
+            self._end(job, JobState.CANCELLED, JobCancelledError("the job was cancelled"))
+            self._announce_positions()
+
+    async def drain(self, grace: float) -> None:
+        """Takes no new jobs, lets the others finish for `grace` seconds, then cancels what is left."""
+        self._draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+        for job in list(self._active.values()):
+            log.warning("job %s cancelled: the grace period is over", job.job_id)
+            self.cancel(job)
+        await self._idle.wait()
+        for runner in self._runners:
+            runner.cancel()
+            with suppress(asyncio.CancelledError):
+                await runner
+
+    async def _run_jobs(self) -> None:
+        while True:
+            async with self._wake:
+                await self._wake.wait_for(lambda: bool(self._queue))
+                job = self._queue.popleft()
+                job.move_to(JobState.RUNNING)
+            self._announce_positions()
+            await self._run(job)
+
+    async def _run(self, job: Job) -> None:
+        job.started_at = time.monotonic()
+        try:
+            async for event in self._executor.run(job.request, job.cancel):
+                job.log.publish(event)
+                if isinstance(event, ResultEvent):
+                    run_seconds = time.monotonic() - job.started_at
+                    self._recent_seconds = run_seconds
+                    job.log.publish(CompletedEvent(job.started_at - job.queued_at, run_seconds, event.stages))
+        except ExecutionCancelledError:
+            error = DrainingError("the server shut down before the job was done") if self._draining else None
+            self._end(job, JobState.CANCELLED, error or JobCancelledError("the job was cancelled"))
+        except Exception as error:  # a failed job must not end the runner; its reader gets the error
+            self._end(job, JobState.FAILED, error)
+        else:
+            self._end(job, JobState.SUCCEEDED)
+
+    def _end(self, job: Job, state: JobState, error: Exception | None = None) -> None:
+        job.move_to(state)
+        del self._active[job.request_id]
+        if not self._active:
+            self._idle.set()
+        seconds = time.monotonic() - (job.started_at or job.queued_at)
+        log.info("job %s %s after %.1f s%s", job.job_id, state, seconds, f": {error}" if error else "")
+        job.log.close(error)
+
+    def _announce_positions(self) -> None:
+        free = self._executor.slots - self.running
+        for index, job in enumerate(self._queue):
+            position = max(0, index + 1 - free)
+            if position != job.queue_position:
+                job.queue_position = position
+                job.log.publish(QueuedEvent(position))

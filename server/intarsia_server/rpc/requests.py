@@ -1,0 +1,171 @@
+"""From a StylizeRequest to the engine's request: conversion and the checks that need no picture."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+from intarsia.v1 import style_transfer_pb2 as pb
+
+from intarsia_server.engine.errors import InvalidInputError
+from intarsia_server.engine.parameters import DEFAULT_METHOD, check_range, resolve
+from intarsia_server.engine.request import (
+    ImageFormat,
+    Optimization,
+    Optimizer,
+    Output,
+    Precision,
+    Segment,
+    Start,
+    TransferRequest,
+)
+from intarsia_server.engine.segmentation import MAX_SEGMENTS
+
+SIZE_RANGE = (32, 16384)
+FACTOR_RANGE = (0.0, 1e6)
+
+
+def to_request_id(request: pb.StylizeRequest) -> str:
+    """The client's request id in canonical form, or a fresh one.
+
+    Raises:
+        InvalidInputError: not a UUID.
+    """
+    if not request.request_id:
+        return str(uuid.uuid4())
+    try:
+        return str(uuid.UUID(request.request_id))
+    except ValueError as error:
+        raise InvalidInputError("request_id", "is not a UUID") from error
+
+
+def to_transfer_request(
+    request: pb.StylizeRequest, *, default_encoder: str, encoders: Collection[str]
+) -> TransferRequest:
+    """Checks and converts; every value that the client left open is filled in.
+
+    Raises:
+        InvalidInputError: with the field's path.
+    """
+    _refuse_unknown_fields(request, "")
+    if request.WhichOneof("segmentation") is None:
+        raise InvalidInputError("label_map", "a segmentation is required")
+    if request.encoder and request.encoder not in encoders:
+        known = ", ".join(encoders)
+        raise InvalidInputError("encoder", f"{request.encoder!r} is not known; this server has {known}")
+    segments = tuple(_segment(segment, f"segments[{index}]") for index, segment in enumerate(request.segments))
+    if not 1 <= len(segments) <= MAX_SEGMENTS:
+        raise InvalidInputError("segments", f"has {len(segments)} entries, must have from 1 to {MAX_SEGMENTS}")
+    if all(segment.style is None for segment in segments):
+        raise InvalidInputError("segments", "keeps every segment; at least one needs a style")
+    output = _output(request.output)
+    method, explicit, path = _method(request)
+    parameters = resolve(method, explicit, paper=request.paper, segment_count=len(segments), prefix=path)
+    background = getattr(parameters, "background", None)
+    if background is not None and segments[background].style is None:
+        raise InvalidInputError(f"{path}.background", f"segments[{background}] is kept, the background needs a style")
+    check_range("preview_interval", request.preview_interval, 0, 10_000)
+    return TransferRequest(
+        content=request.content.data,
+        label_map=request.label_map.data,
+        segments=segments,
+        parameters=parameters,
+        paper=request.paper,
+        optimization=_optimization(request.optimization, paper=request.paper),
+        output=output,
+        seed=request.seed,
+        encoder=request.encoder or default_encoder,
+        precision=_enum(Precision, pb.Precision, request.precision, Precision.AUTO, "precision"),
+        preview_interval=request.preview_interval,
+    )
+
+
+def _segment(segment: pb.Segment, path: str) -> Segment:
+    if not segment.labels:
+        raise InvalidInputError(f"{path}.labels", "names no label")
+    look = segment.WhichOneof("look")
+    if look is None or (look == "keep" and not segment.keep):
+        raise InvalidInputError(f"{path}.style", "a segment needs a style image or keep")
+    values = {}
+    for name, (low, high) in {
+        "style_weight": FACTOR_RANGE,
+        "style_scale": (0.1, 4.0),
+        "content_weight": FACTOR_RANGE,
+    }.items():
+        if segment.HasField(name):  # type: ignore[arg-type]  # names of this very message
+            values[name] = check_range(f"{path}.{name}", float(getattr(segment, name)), low, high)
+    style = segment.style.data if look == "style" else None
+    return Segment(labels=tuple(segment.labels), style=style, **values)
+
+
+def _method(request: pb.StylizeRequest) -> tuple[str, dict[str, Any], str]:
+    """Name of the method, the knobs that are set, and the path of its parameters."""
+    path = request.WhichOneof("method")
+    if path is None:
+        return DEFAULT_METHOD, {}, DEFAULT_METHOD.replace("-", "_")
+    return path.replace("_", "-"), {field.name: value for field, value in getattr(request, path).ListFields()}, path
+
+
+def _optimization(options: pb.Optimization, *, paper: bool) -> Optimization:
+    path = "optimization"
+    optimizer = Optimizer.ADAM if paper else Optimizer.LBFGS
+    start = _enum(Start, pb.Start, options.start, Start.NOISE if paper else Start.PALETTE, f"{path}.start")
+    rate = options.learning_rate if options.HasField("learning_rate") else (0.01 if paper else 0.02)
+    history = options.history if options.HasField("history") else 10
+    if start is Start.IMAGE and not options.start_image.data:
+        raise InvalidInputError(f"{path}.start_image", "is required when the start is an image")
+    if start is not Start.IMAGE and options.HasField("start_image"):
+        raise InvalidInputError(f"{path}.start_image", "is given, but the start is not START_IMAGE")
+    return Optimization(
+        optimizer=_enum(Optimizer, pb.Optimizer, options.optimizer, optimizer, f"{path}.optimizer"),
+        learning_rate=check_range(f"{path}.learning_rate", rate, 1e-6, 10.0),
+        history=check_range(f"{path}.history", history, 1, 100),
+        start=start,
+        start_image=options.start_image.data if start is Start.IMAGE else None,
+    )
+
+
+def _output(output: pb.Output) -> Output:
+    size = check_range("output.size", output.size, *SIZE_RANGE) if output.HasField("size") else None
+    quality = check_range("output.quality", output.quality, 1, 100) if output.HasField("quality") else 92
+    image_format = _enum(ImageFormat, pb.ImageFormat, output.format, ImageFormat.PNG, "output.format")
+    return Output(size=size, format=image_format, quality=quality)
+
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def _enum(kind: type[Choice], wrapper: Any, number: int, default: Choice, path: str) -> Choice:
+    """The choice whose name ends the enum value's; 0 is the default.
+
+    Raises:
+        InvalidInputError: a number that this server does not know.
+    """
+    if number == 0:
+        return default
+    if number not in wrapper.values():
+        raise InvalidInputError(path, f"has the unknown value {number}")
+    name: str = wrapper.Name(number)
+    return kind(name.rpartition("_")[2].lower())
+
+
+def _refuse_unknown_fields(message: Message, path: str) -> None:
+    """A field from a newer API must not be ignored: the result would silently be another one.
+
+    Raises:
+        InvalidInputError: naming the message that has one.
+    """
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        numbers = ", ".join(str(unknown[index].field_number) for index in range(len(unknown)))
+        raise InvalidInputError(path or "request", f"has fields that this server does not know: number {numbers}")
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for index, item in enumerate(value if field.is_repeated else [value]):
+            step = f"{field.name}[{index}]" if field.is_repeated else field.name
+            _refuse_unknown_fields(item, f"{path}.{step}" if path else step)

@@ -1,0 +1,46 @@
+"""Puts servicer, health and reflection on one grpc.aio server."""
+
+from __future__ import annotations
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from intarsia.v1 import style_transfer_pb2 as pb
+from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
+
+from intarsia_server.rpc.interceptors import ErrorInterceptor
+from intarsia_server.rpc.servicer import StyleTransferServicer
+
+SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
+
+
+class Health:
+    """grpc.health.v1 for the whole server ("") and for the service; NOT_SERVING until told otherwise."""
+
+    def __init__(self) -> None:
+        self.servicer = HealthServicer()
+
+    async def set(self, serving: bool) -> None:
+        """Says whether jobs are taken."""
+        response = health_pb2.HealthCheckResponse
+        status = response.SERVING if serving else response.NOT_SERVING
+        for name in ("", SERVICE):
+            await self.servicer.set(name, status)
+
+
+def build_server(servicer: StyleTransferServicer, health: Health, *, max_message_bytes: int) -> grpc.aio.Server:
+    """A server without an address yet."""
+    server = grpc.aio.server(
+        interceptors=[ErrorInterceptor()],
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", max_message_bytes),
+            # Two servers on one port would share its calls in silence.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    pb_grpc.add_StyleTransferServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    reflection.enable_server_reflection((SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME), server)
+    return server

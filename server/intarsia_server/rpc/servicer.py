@@ -1,0 +1,94 @@
+"""StyleTransferService: conversion in, conversion out."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import platform
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import grpc
+from intarsia.v1 import style_transfer_pb2 as pb
+from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
+
+from intarsia_server.engine.inputs import decode_inputs
+from intarsia_server.engine.parameters import METHODS
+from intarsia_server.engine.request import Precision, TransferRequest
+from intarsia_server.executors.base import Executor
+from intarsia_server.jobs.manager import JobManager
+from intarsia_server.rpc.requests import to_request_id, to_transfer_request
+from intarsia_server.rpc.responses import ResponseStream
+from intarsia_server.settings import Settings
+
+VERSIONED = ("intarsia", "torch", "torchvision", "grpcio", "protobuf", "pillow")
+
+DECODERS = 2
+"""Requests whose pictures are decoded at the same time: bounds the memory that strangers can make the front use."""
+
+
+class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
+    """Serves the API on top of the job manager."""
+
+    def __init__(self, jobs: JobManager, executor: Executor, settings: Settings) -> None:
+        self._jobs = jobs
+        self._executor = executor
+        self._settings = settings
+        self._encoders = ("embedded", "torchvision", *settings.encoder_files)
+        self._decoders = asyncio.Semaphore(DECODERS)
+
+    async def Stylize(  # noqa: N802 - the API's name
+        self, request: pb.StylizeRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[pb.StylizeResponse, None]:
+        """Runs one job; the job ends with the call, however that ends."""
+        request_id = to_request_id(request)
+        transfer_request = to_transfer_request(request, default_encoder=self._settings.encoder, encoders=self._encoders)
+        self._jobs.check_admission(request_id)
+        async with self._decoders:
+            size = await asyncio.to_thread(self._check_pictures, transfer_request)
+        job = await self._jobs.submit(transfer_request, request_id=request_id, size=size)
+        stream = ResponseStream(chunk_bytes=self._settings.result_chunk_bytes)
+        try:
+            async with asyncio.timeout(context.time_remaining()):
+                async for numbered in job.log.read(heartbeat=self._settings.heartbeat_seconds):
+                    if numbered is None:
+                        yield stream.heartbeat(time.time())
+                        continue
+                    for message in stream.messages(numbered.sequence, numbered.time, numbered.event):
+                        yield message
+        finally:
+            self._jobs.cancel(job)
+
+    async def GetServerInfo(  # noqa: N802 - the API's name
+        self, request: pb.GetServerInfoRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetServerInfoResponse:
+        """Answers from what the workers reported at their start."""
+        del request, context
+        response = pb.GetServerInfoResponse(
+            versions={name: importlib.metadata.version(name) for name in VERSIONED},
+            default_encoder=self._settings.encoder,
+            encoders=self._encoders,
+            queued_jobs=self._jobs.queued,
+            running_jobs=self._jobs.running,
+            queue_capacity=self._settings.queue_capacity,
+            max_pixels=self._settings.max_pixels,
+            max_message_bytes=self._settings.max_message_bytes,
+            methods=METHODS,
+        )
+        response.versions["python"] = platform.python_version()
+        info = self._executor.info()
+        if info is not None:
+            response.ops = info.ops
+            response.default_precision = (
+                pb.PRECISION_BF16 if info.default_precision is Precision.BF16 else pb.PRECISION_FP32
+            )
+            for name, description, memory, threads in info.devices:
+                response.devices.add(name=name, description=description, memory_bytes=memory, threads=threads)
+        return response
+
+    def _check_pictures(self, request: TransferRequest) -> tuple[int, int]:
+        """Decodes them once to refuse bad ones before the job is queued; returns the result's (width, height)."""
+        inputs = decode_inputs(request, max_pixels=self._settings.max_pixels)
+        height, width = inputs.labels.shape
+        return width, height
