@@ -39,7 +39,7 @@ class GatysParameters(MethodParameters):
     steps: int = _steps(50, 1000)
     content_weight: float = _weight(0.15, 1e5)
     style_weight: float = _weight(1.0, 1e2)
-    tv_weight: float = _weight(0.1, 0.0)
+    tv_weight: float = _weight(0.25, 0.0)
     background: int = 0
 
 
@@ -51,7 +51,7 @@ class MaskedGramParameters(MethodParameters):
     steps: int = _steps(50, 1000)
     content_weight: float = _weight(0.15, 1e5)
     style_weight: float = _weight(1.0, 1e2)
-    tv_weight: float = _weight(0.1, 0.0)
+    tv_weight: float = _weight(0.25, 0.0)
     capped_gradients: bool = False
 
 
@@ -63,7 +63,7 @@ class SequentialParameters(MethodParameters):
     steps: int = _steps(40, 1000)
     content_weight: float = _weight(0.15, 1e5)
     style_weight: float = _weight(1.0, 1e2)
-    smoothing_steps: int = _steps(3, 40)
+    smoothing_steps: int = _steps(2, 40)
     smoothing_tv_weight: float = _weight(1.0, 1.0)
     background: int = 0
 
@@ -76,11 +76,11 @@ class SequentialSmoothParameters(MethodParameters):
     steps: int = _steps(40, 1000)
     content_weight: float = _weight(0.15, 1e5)
     style_weight: float = _weight(1.0, 1e2)
-    smoothing_steps: int = _steps(10, 40)
+    smoothing_steps: int = _steps(3, 40)
     smoothing_content_weight: float = _weight(0.05, 1e4)
-    smoothing_style_weight: float = _weight(0.05, 50.0)
-    smoothing_tv_weight: float = _weight(0.1, 5e3)
-    border_steps: int = _steps(4, 200)
+    smoothing_style_weight: float = _weight(0.02, 50.0)
+    smoothing_tv_weight: float = _weight(0.05, 5e3)
+    border_steps: int = _steps(2, 200)
     border_tv_weight: float = _weight(1.0, 100.0)
     border_radius: float | None = field(default=None, metadata={"paper": 15.0, "range": (1.0, 256.0)})
     """In output pixels; None: 15 at a longer side of 600, in proportion at other sizes."""
@@ -95,8 +95,8 @@ class SingleShotParameters(MethodParameters):
     steps: int = _steps(50, 1500)
     content_weight: float = _weight(0.15, 1e6)
     style_weight: float = _weight(1.0, 1e3)
-    tv_weight: float = _weight(0.1, 1e3)
-    surrogate_weight: float = _weight(0.15, 20.0)
+    tv_weight: float = _weight(0.25, 1e3)
+    surrogate_weight: float = _weight(0.1, 20.0)
 
 
 METHODS: Mapping[str, type[MethodParameters]] = {

@@ -179,11 +179,12 @@ class _WorkerProcess:
             self._connection = None
 
     def stop(self) -> None:
-        """Asks the process to end, which it does within one step, and kills it when it does not."""
+        """Asks the process to end, which it does within one step; kills it when it does not, or is still loading."""
         self._cancelled_serial.value = self._serial
         if self._process is not None and self._connection is not None:
-            self._send(None)
-            self._process.join(STOP_SECONDS)
+            if self.info is not None:
+                self._send(None)
+                self._process.join(STOP_SECONDS)
             if self._process.is_alive():
                 self._process.kill()
                 self._process.join()

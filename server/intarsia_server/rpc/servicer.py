@@ -79,6 +79,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         response.versions["python"] = platform.python_version()
         info = self._executor.info()
         if info is not None:
+            response.ready = True
             response.ops = info.ops
             response.default_precision = (
                 pb.PRECISION_BF16 if info.default_precision is Precision.BF16 else pb.PRECISION_FP32

@@ -1,0 +1,63 @@
+"""Intarsia's client: segmentation-based multi-style transfer over gRPC.
+
+The names below are loaded when they are first used, so that `import intarsia` alone costs next to nothing.
+
+Example:
+    with intarsia.Client.embedded() as client:
+        styles = {0: "brush.png", 1: "glass.png", 2: "keep"}
+        client.stylize("content.png", labels="labels.png", styles=styles).result().save("out.png")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from intarsia.aio import AsyncClient, AsyncStylization
+    from intarsia.client import Client, Stylization
+    from intarsia.embedded import EmbeddedServer
+    from intarsia.errors import IntarsiaError, RequestError
+    from intarsia.request import build_request, method_names
+    from intarsia.result import Result
+    from intarsia.version import __version__
+
+__all__ = [
+    "AsyncClient",
+    "AsyncStylization",
+    "Client",
+    "EmbeddedServer",
+    "IntarsiaError",
+    "RequestError",
+    "Result",
+    "Stylization",
+    "__version__",
+    "build_request",
+    "method_names",
+]
+
+_HOMES = {
+    "AsyncClient": "aio",
+    "AsyncStylization": "aio",
+    "Client": "client",
+    "EmbeddedServer": "embedded",
+    "IntarsiaError": "errors",
+    "RequestError": "errors",
+    "Result": "result",
+    "Stylization": "client",
+    "__version__": "version",
+    "build_request": "request",
+    "method_names": "request",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

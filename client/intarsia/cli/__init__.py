@@ -1,0 +1,24 @@
+"""The `intarsia` command."""
+
+from __future__ import annotations
+
+import typer
+
+from intarsia.cli import demo, info, serve, stylize
+from intarsia.cli.failures import Commands
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Segmentation-based multi-style transfer: every segment of a picture in its own style.",
+)
+for command in (stylize.stylize, serve.serve, info.info, demo.demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command line; exits with 0 done, 1 failed, 2 wrong usage or input, 130 cancelled."""
+    app(prog_name="intarsia")

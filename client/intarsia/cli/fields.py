@@ -1,0 +1,54 @@
+"""From the proto's field names back to what the user typed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from intarsia.errors import IntarsiaError
+
+__all__ = ["with_typed_names"]
+
+_FLAGS = {
+    "content": "CONTENT",
+    "label_map": "--labels",
+    "paper": "--paper",
+    "precision": "--precision",
+    "preview_interval": "--preview-every",
+    "seed": "--seed",
+}
+_KNOB_FLAGS = {"steps": "--steps", "size": "--size", "format": "--output"}
+
+
+def with_typed_names(error: IntarsiaError, styles: Mapping[int, str]) -> IntarsiaError:
+    """Returns the error with each violation's field preceded by the argument that it came from.
+
+    Args:
+        error: As the server sent it: ("segments[1].style.data", "not an image").
+        styles: By label, the text of --style: {0: "0=bg.jpg", 1: "1=dog.jpg"}.
+    """
+    violations = [(_typed(field, styles), description) for field, description in error.violations]
+    return IntarsiaError(error.code, error.message, violations, error.retry_after_seconds)
+
+
+def _typed(field: str, styles: Mapping[int, str]) -> str:
+    flag = _segment_flag(field, styles) or _FLAGS.get(field.partition(".")[0]) or _knob_flag(field)
+    return f"{flag} ({field})" if flag else field
+
+
+def _segment_flag(field: str, styles: Mapping[int, str]) -> str:
+    match = re.match(r"segments\[(\d+)\]\.?(\w*)", field)
+    labels = sorted(styles)  # segments are sent in this order
+    if match is None or int(match[1]) >= len(labels):
+        return ""
+    label = labels[int(match[1])]
+    if match[2] in ("", "labels", "style", "keep"):
+        return f"--style {styles[label]}"
+    return f"--set {label}.{match[2]}"
+
+
+def _knob_flag(field: str) -> str:
+    message, _, name = field.rpartition(".")
+    if not message or "[" in message:
+        return ""
+    return _KNOB_FLAGS.get(name, f"--set {name}")

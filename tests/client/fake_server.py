@@ -1,0 +1,169 @@
+"""A server that replays a script: what the client's tests talk to."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from intarsia.v1 import style_transfer_pb2 as pb
+from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceServicer, add_StyleTransferServiceServicer_to_server
+from PIL import Image
+
+Script = Callable[[pb.StylizeRequest, grpc.ServicerContext], Iterable[Message]]
+
+
+def picture(width: int = 60, height: int = 40, colour: str = "orange", file_format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(buffer, file_format)
+    return buffer.getvalue()
+
+
+@dataclass
+class FakeServer(StyleTransferServiceServicer):
+    """Replays `script`; keeps what it was asked."""
+
+    address: str
+    script: Script
+    requests: list[pb.StylizeRequest] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+    deadlines: list[float | None] = field(default_factory=list)
+
+    def Stylize(self, request: pb.StylizeRequest, context: Any) -> Iterator[pb.StylizeResponse]:  # noqa: N802
+        self.requests.append(request)
+        self.deadlines.append(context.time_remaining())
+        context.add_callback(self.ended.set)
+        for sequence, event in enumerate(self.script(request, context), 1):
+            response = pb.StylizeResponse(sequence=sequence)
+            response.event_time.FromSeconds(1_700_000_000 + sequence)
+            getattr(response, event_field(event)).CopyFrom(event)
+            yield response
+
+    def GetServerInfo(self, *_: object) -> pb.GetServerInfoResponse:  # noqa: N802
+        return pb.GetServerInfoResponse(
+            versions={"intarsia": "1.2.3", "torch": "2.13.0"},
+            devices=[pb.Device(name="cuda:0", description="A card", memory_bytes=80 * 2**30)],
+            default_encoder="embedded",
+            encoders=["embedded", "torchvision"],
+            ops="torch",
+            default_precision=pb.PRECISION_BF16,
+            queue_capacity=16,
+            max_pixels=50_000_000,
+            max_message_bytes=64 * 2**20,
+            methods=["gatys", "masked_gram"],
+        )
+
+
+@contextmanager
+def serving(address: str, script: Script) -> Iterator[FakeServer]:
+    fake = FakeServer(address, script)
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    add_StyleTransferServiceServicer_to_server(fake, server)
+    server.add_insecure_port(fake.address)
+    server.start()
+    try:
+        yield fake
+    finally:
+        server.stop(0).wait()
+
+
+def event_field(event: Message) -> str:
+    fields = pb.StylizeResponse.DESCRIPTOR.oneofs_by_name["event"].fields
+    return next(field.name for field in fields if field.message_type == event.DESCRIPTOR)
+
+
+def progress(step: int, total: int = 2, stage: str = "masked gram", segments: int = 2) -> pb.ProgressEvent:
+    losses = [pb.Loss(name="content", value=1.5 / step)]
+    losses += [pb.Loss(name="style", segment=segment, value=(segment + 1) / step) for segment in range(segments)]
+    return pb.ProgressEvent(
+        stage=stage,
+        step=step,
+        total_steps=total,
+        losses=losses,
+        total_loss=sum(loss.value for loss in losses),
+        fraction=step / total,
+        eta=Duration(seconds=total - step),
+    )
+
+
+def result_header(image: bytes, request: pb.StylizeRequest, chunks: int = 0) -> pb.ResultEvent:
+    return pb.ResultEvent(
+        image=None if chunks else pb.Image(data=image),
+        format=request.output.format,
+        width=60,
+        height=40,
+        size_bytes=len(image),
+        sha256=hashlib.sha256(image).hexdigest(),
+        chunk_count=chunks,
+    )
+
+
+def result_chunks(image: bytes, count: int) -> list[pb.ResultChunkEvent]:
+    size = -(-len(image) // count)
+    return [
+        pb.ResultChunkEvent(index=index, offset=index * size, data=image[index * size : (index + 1) * size])
+        for index in range(count)
+    ]
+
+
+def completed(steps: int = 2, stage: str = "masked gram") -> pb.CompletedEvent:
+    return pb.CompletedEvent(
+        queued_time=Duration(nanos=500_000_000),
+        run_time=Duration(seconds=3),
+        stages=[pb.StageSummary(stage=stage, steps=steps, run_time=Duration(seconds=3))],
+    )
+
+
+def good_job(request: pb.StylizeRequest, context: grpc.ServicerContext) -> Iterator[Message]:
+    """Two steps, previews if asked for, and a picture."""
+    yield pb.AcceptedEvent(job_id="job-1", request_id=request.request_id, width=60, height=40)
+    yield pb.StageEvent(stage="masked gram", stage_count=1, total_steps=2)
+    for step in (1, 2):
+        yield progress(step, segments=len(request.segments))
+        if request.preview_interval:
+            image = pb.Image(data=picture(30, 20, "teal", "JPEG"))
+            yield pb.PreviewEvent(stage="masked gram", step=step, image=image)
+    names = {pb.IMAGE_FORMAT_JPEG: "JPEG", pb.IMAGE_FORMAT_WEBP: "WEBP"}
+    yield result_header(picture(file_format=names.get(request.output.format, "PNG")), request)
+    yield completed()
+
+
+def endless_job(request: pb.StylizeRequest, context: grpc.ServicerContext) -> Iterator[Message]:
+    """Begins, then waits for its cancellation."""
+    ended = threading.Event()
+    context.add_callback(ended.set)
+    yield pb.AcceptedEvent(job_id="job-1", request_id=request.request_id, width=60, height=40)
+    yield pb.StageEvent(stage="masked gram", stage_count=1, total_steps=1000)
+    ended.wait(15)
+
+
+def abort(context: grpc.ServicerContext, code: grpc.StatusCode, message: str, *details: Message) -> None:
+    """Ends the call as the server does: with google.rpc details in the trailing metadata."""
+    status = status_pb2.Status(code=code.value[0], message=message)
+    for detail in details:
+        status.details.add().Pack(detail)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    context.abort(code, message)
+
+
+def bad_request(*violations: tuple[str, str]) -> Message:
+    made: Message = error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field=name, description=text) for name, text in violations
+        ]
+    )
+    return made
+
+
+def retry_info(seconds: int) -> Message:
+    made: Message = error_details_pb2.RetryInfo(retry_delay=Duration(seconds=seconds))
+    return made
