@@ -20,6 +20,12 @@ from intarsia_server.engine.methods import Stage, StageStart, stages
 from intarsia_server.engine.objective import ObjectiveBuilder
 from intarsia_server.engine.optimizers import LBFGS, Adam, StepOptimizer
 from intarsia_server.engine.request import Optimizer, Start, TransferRequest
+from intarsia_server.engine.weights import EMBEDDED
+
+_PAPER_ON_EMBEDDED = (
+    "the publication's weights were tuned on torchvision's encoder; the embedded one's features are 20 to 200 times "
+    "larger, which makes style outweigh content"
+)
 
 LossValue = tuple[str, int | None, float]
 """Name, segment (None: whole picture) and weighted value of a loss."""
@@ -91,6 +97,8 @@ def transfer(
         CancelledError: `cancelled` said so.
     """
     yield from (Notice(*warning) for warning in inputs.warnings)
+    if request.paper and request.encoder == EMBEDDED:
+        yield Notice("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
     builder = ObjectiveBuilder(encoder, inputs, request.segments, paper=request.paper, cancelled=cancelled)
     styled = tuple(index for index, segment in enumerate(request.segments) if segment.style is not None)
     longer_side = max(inputs.labels.shape)

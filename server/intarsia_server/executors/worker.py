@@ -54,7 +54,7 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s worker %(message)s")
-    _keep_memory()
+    keep_memory()
     try:
         worker = _Worker(config)
     except (EncoderUnavailableError, RuntimeError) as error:
@@ -71,7 +71,7 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
         return  # the front is gone, or done with us
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Tells glibc to keep freed memory: a step frees and takes the same buffers, and fresh pages cost more than it."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
