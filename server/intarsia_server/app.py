@@ -36,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings(**({"address": options.address} if options.address else {}))
     except ValidationError as error:
         for problem in error.errors():
-            name = "INTARSIA_" + "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"{name}: {problem['msg']}", file=sys.stderr)
+            # A problem between two settings has no place of its own and names the variable in its message.
+            place = f"INTARSIA_{str(problem['loc'][0]).upper()}: " if problem["loc"] else ""
+            print(f"{place}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s server %(message)s")
     return asyncio.run(serve(settings, exit_with_stdin=options.exit_with_stdin))

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _from_json(value: object) -> object:
+    """Decodes here, not in pydantic-settings: its own error does not name the variable as ours do."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError("is not JSON") from error
 
 
 class Settings(BaseSettings):
@@ -15,13 +27,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="INTARSIA_", frozen=True)
 
     address: str = Field("127.0.0.1:50051", description="HOST:PORT or unix:PATH to listen on.")
-    devices: list[str] = Field(
+    devices: Annotated[list[str], NoDecode, BeforeValidator(_from_json)] = Field(
         default_factory=list,
         description='Devices to run one worker on each, as JSON: ["cuda:0"]. Empty: all GPUs, else the CPU.',
     )
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of a CPU worker.")
     encoder: str = Field("embedded", description="Encoder that is loaded at the start and used by default.")
-    encoder_files: dict[str, Path] = Field(
+    encoder_files: Annotated[dict[str, Path], NoDecode, BeforeValidator(_from_json)] = Field(
         default_factory=dict, description='Further encoders, as JSON: {"name": "/path/to/vgg19.pth"}.'
     )
     allow_download: bool = Field(False, description="Let the encoder 'torchvision' fetch its weights from the hub.")
@@ -32,3 +44,14 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(10.0, gt=0, description="Silence after which a stream gets a heartbeat.")
     drain_seconds: float = Field(30.0, ge=0, description="What running jobs are given after SIGTERM.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """Names that a request may ask for."""
+        return ("embedded", "torchvision", *self.encoder_files)
+
+    @model_validator(mode="after")
+    def _check_encoder(self) -> Self:
+        if self.encoder not in self.encoders:
+            raise ValueError(f"INTARSIA_ENCODER: {self.encoder!r} is none of {', '.join(self.encoders)}")
+        return self

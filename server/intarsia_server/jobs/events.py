@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncGenerator
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 from intarsia_server.executors.base import ExecutorEvent, PreviewEvent, ProgressEvent, StageSummary
-
-DROPPABLE_LIMIT = 256
-"""Progress and preview events that are kept for a reader; beyond it the oldest one goes."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,9 @@ class CompletedEvent:
 
 JobEvent = AcceptedEvent | QueuedEvent | CompletedEvent | ExecutorEvent
 
+LIMITS: Mapping[type, int] = {ProgressEvent: 256, PreviewEvent: 8}
+"""How many events of a kind wait for a reader; beyond it the oldest of the kind goes. Other kinds are all kept."""
+
 
 @dataclass(frozen=True)
 class Numbered:
@@ -56,13 +56,13 @@ class Numbered:
 class EventLog:
     """Events on their way to one reader.
 
-    Progress and previews are worth little once newer ones exist: past `DROPPABLE_LIMIT` the oldest of them is dropped,
-    which leaves a gap in the sequence. Everything else is kept until it is read.
+    Progress and previews are worth little once newer ones exist: past their `LIMITS` the oldest is dropped, which
+    leaves a gap in the sequence. Everything else is kept until it is read.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[Numbered] = deque()
-        self._droppable = 0
+        self._kinds: Counter[type] = Counter()
         self._sequence = 0
         self._changed = asyncio.Event()
         self._error: Exception | None = None
@@ -71,11 +71,11 @@ class EventLog:
     def publish(self, event: JobEvent) -> None:
         """Appends an event."""
         self._sequence += 1
-        if isinstance(event, (ProgressEvent, PreviewEvent)):
-            self._droppable += 1
-            if self._droppable > DROPPABLE_LIMIT:
-                self._drop_oldest()
         self._waiting.append(Numbered(self._sequence, time.time(), event))
+        kind = type(event)
+        self._kinds[kind] += 1
+        if self._kinds[kind] > LIMITS.get(kind, self._kinds[kind]):
+            self._drop_oldest(kind)
         self._changed.set()
 
     def close(self, error: Exception | None = None) -> None:
@@ -93,8 +93,7 @@ class EventLog:
         while True:
             while self._waiting:
                 numbered = self._waiting.popleft()
-                if isinstance(numbered.event, (ProgressEvent, PreviewEvent)):
-                    self._droppable -= 1
+                self._kinds[type(numbered.event)] -= 1
                 yield numbered
             if self._closed:
                 break
@@ -107,9 +106,7 @@ class EventLog:
         if self._error is not None:
             raise self._error
 
-    def _drop_oldest(self) -> None:
-        for index, numbered in enumerate(self._waiting):
-            if isinstance(numbered.event, (ProgressEvent, PreviewEvent)):
-                del self._waiting[index]
-                self._droppable -= 1
-                return
+    def _drop_oldest(self, kind: type) -> None:
+        index = next(index for index, numbered in enumerate(self._waiting) if type(numbered.event) is kind)
+        del self._waiting[index]
+        self._kinds[kind] -= 1

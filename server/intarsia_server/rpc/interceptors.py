@@ -9,6 +9,8 @@ import grpc
 
 from intarsia_server.rpc.errors import abort
 
+PACKAGE = "intarsia.v1"
+
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Without it, an exception would reach the client as UNKNOWN with its text."""
@@ -18,9 +20,9 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wraps the two kinds of call that the API has; the standard services' others pass as they are."""
+        """Wraps the two kinds of call that the API has; the standard services pass as they are."""
         handler = await continuation(handler_call_details)
-        if handler is None:
+        if handler is None or not handler_call_details.method.startswith(f"/{PACKAGE}."):
             return handler
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(

@@ -35,7 +35,6 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._jobs = jobs
         self._executor = executor
         self._settings = settings
-        self._encoders = ("embedded", "torchvision", *settings.encoder_files)
         self._decoders = asyncio.Semaphore(DECODERS)
 
     async def Stylize(  # noqa: N802 - the API's name
@@ -43,7 +42,9 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     ) -> AsyncGenerator[pb.StylizeResponse, None]:
         """Runs one job; the job ends with the call, however that ends."""
         request_id = to_request_id(request)
-        transfer_request = to_transfer_request(request, default_encoder=self._settings.encoder, encoders=self._encoders)
+        transfer_request = to_transfer_request(
+            request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
+        )
         self._jobs.check_admission(request_id)
         async with self._decoders:
             size = await asyncio.to_thread(self._check_pictures, transfer_request)
@@ -68,7 +69,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         response = pb.GetServerInfoResponse(
             versions={name: importlib.metadata.version(name) for name in VERSIONED},
             default_encoder=self._settings.encoder,
-            encoders=self._encoders,
+            encoders=self._settings.encoders,
             queued_jobs=self._jobs.queued,
             running_jobs=self._jobs.running,
             queue_capacity=self._settings.queue_capacity,
