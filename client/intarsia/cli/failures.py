@@ -49,8 +49,9 @@ def _reported() -> Iterator[None]:
 
 
 def _lines(error: IntarsiaError) -> list[str]:
-    lines = [error.message]
-    lines += [f"  {field}: {description}" for field, description in error.violations]
+    violations = [f"{field}: {description}" for field, description in error.violations]
+    # With a single violation, the message says the same once more.
+    lines = violations if len(violations) == 1 else [error.message, *(f"  {line}" for line in violations)]
     if error.retry_after_seconds is not None:
         lines.append(f"  try again in {error.retry_after_seconds:.0f} s")
     return lines + getattr(error, "__notes__", [])

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -113,12 +114,13 @@ def transfer(
         if request.optimization.start is Start.PALETTE and stage.start is not StageStart.COMPOSITE:
             start = builder.recolour(start, stage.losses)
         optimizer = _optimizer(request, start)
-        yield from _run_stage(stage, builder, optimizer, (done, total_steps), cancelled)
+        scope = None if stage.scope is None else builder.masks[stage.scope] > 0
+        shown = partial(_paste, scope=scope, onto=composite)
+        yield from _run_stage(stage, builder, optimizer, shown, (done, total_steps), cancelled)
         done += stage.steps
-        image = optimizer.image
         if index == 0:
-            first = image
-        composite = image if stage.scope is None else torch.where(builder.masks[stage.scope] > 0, image, composite)
+            first = optimizer.image
+        composite = shown(optimizer.image)
     return _to_pixels(composite, inputs, styled)
 
 
@@ -160,6 +162,7 @@ def _run_stage(
     stage: Stage,
     builder: ObjectiveBuilder,
     optimizer: StepOptimizer,
+    shown: Callable[[Tensor], Tensor],
     progress: tuple[int, int],
     cancelled: Callable[[], bool],
 ) -> Generator[TransferEvent, None, None]:
@@ -184,9 +187,14 @@ def _run_stage(
             losses=evaluation.losses,
             total=evaluation.total,
             fraction=(done + step) / total_steps,
-            image=lambda: _pixels(optimizer.image),
+            image=lambda: _pixels(shown(optimizer.image)),
         )
     yield StageDone(stage.name, stage.steps, time.perf_counter() - began, evaluation.losses, evaluation.total)
+
+
+def _paste(image: Tensor, *, scope: Tensor | None, onto: Tensor) -> Tensor:
+    """The composite as a stage leaves it: its image, but only where its scope [H, W] lies."""
+    return image if scope is None else torch.where(scope, image, onto)
 
 
 def _optimizer(request: TransferRequest, start: Tensor) -> StepOptimizer:
