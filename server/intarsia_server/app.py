@@ -8,8 +8,10 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +53,7 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if exit_with_stdin:
-        loop.add_reader(sys.stdin.fileno(), _on_stdin, stop)
+        threading.Thread(target=_wait_for_stdin, args=(loop, stop), daemon=True).start()
 
     executor = LocalExecutor(_worker_configs(settings))
     jobs = JobManager(executor, capacity=settings.queue_capacity)
@@ -59,11 +61,14 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
     await health.set(False)
     servicer = StyleTransferServicer(jobs, executor, settings)
     server = build_server(servicer, health, max_message_bytes=settings.max_message_bytes)
+    if _answers(settings.address):
+        log.error("cannot listen on %s: a server is listening there already", settings.address)
+        return 1
     try:
         server.add_insecure_port(settings.address)
         await server.start()
-    except RuntimeError:
-        log.error("cannot listen on %s", settings.address)  # noqa: TRY400 - grpc has logged the cause
+    except RuntimeError as error:
+        log.error("cannot listen on %s: %s", settings.address, error)  # noqa: TRY400 - no defect, no traceback
         return 1
     log.info("listening on %s", settings.address)
     jobs.start()
@@ -96,11 +101,23 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
     return code
 
 
-def _on_stdin(stop: asyncio.Event) -> None:
-    """Whoever started the server holds the other end; its end means that nobody is left to serve."""
-    if not os.read(sys.stdin.fileno(), 1):
-        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
-        stop.set()
+def _wait_for_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    """Whoever started the server holds the other end; its end means that nobody is left to serve.
+
+    A thread, because an event loop cannot watch a file or /dev/null.
+    """
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    with contextlib.suppress(RuntimeError):  # the loop has closed: the server has ended by itself
+        loop.call_soon_threadsafe(stop.set)
+
+
+def _answers(address: str) -> bool:
+    """Whether a server listens on a Unix socket; gRPC would take the socket over in silence."""
+    if not address.startswith("unix:"):
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(address.removeprefix("unix:")) == 0
 
 
 def _worker_configs(settings: Settings) -> list[WorkerConfig]:

@@ -31,7 +31,9 @@ class Settings(BaseSettings):
         default_factory=list,
         description='Devices to run one worker on each, as JSON: ["cuda:0"]. Empty: all GPUs, else the CPU.',
     )
-    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="CPU threads of a CPU worker.")
+    threads: int = Field(
+        default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="CPU threads of a CPU worker."
+    )
     encoder: str = Field("embedded", description="Encoder that is loaded at the start and used by default.")
     encoder_files: Annotated[dict[str, Path], NoDecode, BeforeValidator(_from_json)] = Field(
         default_factory=dict, description='Further encoders, as JSON: {"name": "/path/to/vgg19.pth"}.'

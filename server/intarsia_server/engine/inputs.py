@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.images import Pixels, cover, decode_rgb, fit_longer_side, resize
-from intarsia_server.engine.request import Start, TransferRequest
+from intarsia_server.engine.request import Segment, Start, TransferRequest
 from intarsia_server.engine.segmentation import LabelMap, assign_segments, decode_label_map, resize_labels
 
 MIN_SIDE = 32
@@ -18,6 +21,34 @@ DEFAULT_SIZE = 600
 """Longer side that a larger content image is brought to unless the request says otherwise."""
 
 
+class StyleImages(Sequence[Pixels | None]):
+    """One style image per segment, None for a kept one; each is decoded when asked for, and none is held.
+
+    Hundreds of segments may each bring a style of the output's size: only one at a time has to fit into memory.
+    """
+
+    def __init__(self, request: TransferRequest, shape: Callable[[Pixels, Segment], Pixels], max_pixels: int) -> None:
+        self._segments = request.segments
+        self._shape = shape
+        self._max_pixels = max_pixels
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    @overload
+    def __getitem__(self, index: int) -> Pixels | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Pixels | None]: ...
+    def __getitem__(self, index: int | slice) -> Pixels | Sequence[Pixels | None] | None:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        segment = self._segments[index]
+        if segment.style is None:
+            return None
+        decoded = decode_rgb(segment.style, f"segments[{index}].style.data", max_pixels=self._max_pixels)
+        return self._shape(decoded.pixels, segment)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """A request's pictures at the working size (H, W).
@@ -25,7 +56,7 @@ class Inputs:
     Attributes:
         content: RGB [H, W, 3].
         labels: segment index of every pixel [H, W].
-        styles: per segment the style image in its own proportions, longer side scaled by `style_scale`; None for keep.
+        styles: per segment the style image in its own proportions, scaled by `style_scale`; None for keep.
         covers: per segment the style image cropped to [H, W, 3], for the surrogate and the paper's objective.
         start: the start image [H, W, 3], if the request brings one.
         warnings: what had to be worked around, as (code, message).
@@ -33,79 +64,114 @@ class Inputs:
 
     content: Pixels
     labels: LabelMap
-    styles: tuple[Pixels | None, ...]
-    covers: tuple[Pixels | None, ...]
+    styles: Sequence[Pixels | None]
+    covers: Sequence[Pixels | None]
     start: Pixels | None
     warnings: tuple[tuple[str, str], ...]
 
 
-def decode_inputs(request: TransferRequest, *, max_pixels: int) -> Inputs:
-    """Decodes, checks and resizes every picture of a request.
+def check_inputs(request: TransferRequest, *, max_pixels: int) -> tuple[int, int]:
+    """Decodes every picture of a request once, one after another, keeps none, and refuses what cannot be worked on.
 
     Args:
         request: with all values resolved.
         max_pixels: largest picture to decode, and largest output.
 
+    Returns:
+        (width, height) of the result.
+
     Raises:
         InvalidInputError: whatever is wrong with them, with the field's path.
     """
-    warnings: list[tuple[str, str]] = []
+    _, labels = _content_and_labels(request, _Decoder(max_pixels))
+    _check_others(request, labels, _Decoder(max_pixels))
+    height, width = labels.shape
+    return width, height
 
-    def rgb(data: bytes, field: str) -> Pixels:
-        decoded = decode_rgb(data, field, max_pixels=max_pixels)
+
+def decode_inputs(request: TransferRequest, *, max_pixels: int) -> Inputs:
+    """Checks as `check_inputs` does, and makes the pictures of the working size.
+
+    Raises:
+        InvalidInputError: as `check_inputs`.
+    """
+    decode = _Decoder(max_pixels)
+    content, labels = _content_and_labels(request, decode)
+    _check_others(request, labels, decode)
+    height, width = labels.shape
+    start = None
+    if request.optimization.start is Start.IMAGE:
+        start = cover(decode(request.optimization.start_image or b"", _START_FIELD), width, height)
+    return Inputs(
+        content=resize(content, width, height),
+        labels=labels,
+        styles=StyleImages(
+            request, lambda pixels, segment: resize(pixels, *_style_size(pixels, segment, width, height)), max_pixels
+        ),
+        covers=StyleImages(request, lambda pixels, _: cover(pixels, width, height), max_pixels),
+        start=start,
+        warnings=tuple(dict.fromkeys(decode.warnings)),
+    )
+
+
+_START_FIELD = "optimization.start_image.data"
+
+
+class _Decoder:
+    """`decode_rgb` with one limit, gathering the warnings."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self.max_pixels = max_pixels
+        self.warnings: list[tuple[str, str]] = []
+
+    def __call__(self, data: bytes, field: str) -> Pixels:
+        decoded = decode_rgb(data, field, max_pixels=self.max_pixels)
         if decoded.warning:
-            warnings.append(("colour_profile_ignored", decoded.warning))
+            self.warnings.append(("colour_profile_ignored", decoded.warning))
         return decoded.pixels
 
-    content = rgb(request.content, "content.data")
+
+def _content_and_labels(request: TransferRequest, decode: _Decoder) -> tuple[Pixels, LabelMap]:
+    """The content image as it came, and the segment indices at the output's size."""
+    content = decode(request.content, "content.data")
     _check_side(content, "content.data")
-    labels = decode_label_map(request.label_map, "label_map.data", max_pixels=max_pixels)
+    labels = decode_label_map(request.label_map, "label_map.data", max_pixels=decode.max_pixels)
     if labels.shape != content.shape[:2]:
         raise InvalidInputError(
             "label_map.data",
             f"is {labels.shape[1]}x{labels.shape[0]} pixels, the content image {content.shape[1]}x{content.shape[0]}",
         )
     labels = assign_segments(labels, request.segments, label_field="label_map.data", segment_field="segments")
-
-    width, height = output_size(content, request.output.size, max_pixels=max_pixels)
+    width, height = output_size(content, request.output.size, max_pixels=decode.max_pixels)
     labels = resize_labels(labels, len(request.segments), width, height)
     _check_segments_survive(labels, len(request.segments), width, height)
-    styles: list[Pixels | None] = []
-    covers: list[Pixels | None] = []
+    return content, labels
+
+
+def _check_others(request: TransferRequest, labels: LabelMap, decode: _Decoder) -> None:
+    height, width = labels.shape
     for index, segment in enumerate(request.segments):
         if segment.style is None:
-            styles.append(None)
-            covers.append(None)
             continue
-        field = f"segments[{index}].style.data"
-        style = rgb(segment.style, field)
-        _check_side(style, field)
-        style_width, style_height = fit_longer_side(
-            style.shape[1], style.shape[0], max(1, round(max(width, height) * segment.style_scale))
-        )
+        field = f"segments[{index}].style"
+        style = decode(segment.style, f"{field}.data")
+        _check_side(style, f"{field}.data")
+        style_width, style_height = _style_size(style, segment, width, height)
+        size = f"makes the style image {style_width}x{style_height} pixels"
         if min(style_width, style_height) < MIN_SIDE:
-            raise InvalidInputError(
-                f"segments[{index}].style_scale",
-                f"makes the style image {style_width}x{style_height} pixels; both sides need {MIN_SIDE}",
-            )
-        if style_width * style_height > max_pixels:
-            raise InvalidInputError(
-                f"segments[{index}].style_scale", f"makes the style image larger than the limit of {max_pixels} pixels"
-            )
-        styles.append(resize(style, style_width, style_height))
-        covers.append(cover(style, width, height))
-    start = None
+            raise InvalidInputError(f"{field}_scale", f"{size}; both sides need {MIN_SIDE}")
+        # At scale 1 the style is as large as the output, give or take the rounding.
+        if segment.style_scale > 1 and style_width * style_height > decode.max_pixels:
+            raise InvalidInputError(f"{field}_scale", f"{size}, more than the limit of {decode.max_pixels}")
     if request.optimization.start is Start.IMAGE:
-        field = "optimization.start_image.data"
-        start = cover(rgb(request.optimization.start_image or b"", field), width, height)
-    return Inputs(
-        content=resize(content, width, height),
-        labels=labels,
-        styles=tuple(styles),
-        covers=tuple(covers),
-        start=start,
-        warnings=tuple(warnings),
-    )
+        decode(request.optimization.start_image or b"", _START_FIELD)
+
+
+def _style_size(style: Pixels, segment: Segment, width: int, height: int) -> tuple[int, int]:
+    """(width, height) that gives a style image the output's number of pixels, times `style_scale` squared."""
+    style_height, style_width = style.shape[:2]
+    scale = segment.style_scale * math.sqrt(width * height / (style_width * style_height))
+    return max(1, round(style_width * scale)), max(1, round(style_height * scale))
 
 
 def output_size(content: Pixels, size: int | None, *, max_pixels: int) -> tuple[int, int]:

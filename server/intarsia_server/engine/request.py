@@ -48,7 +48,7 @@ class Segment:
         labels: labels of the label map that make up the segment.
         style: encoded style image, or None to keep the content's pixels.
         style_weight: factor on the segment's style loss.
-        style_scale: longer side of the style image over that of the output.
+        style_scale: size of the style image over that of the output, by length.
         content_weight: factor on the segment's content loss.
     """
 

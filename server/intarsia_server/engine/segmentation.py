@@ -92,13 +92,11 @@ def resize_labels(labels: LabelMap, count: int, width: int, height: int) -> Labe
     """Label map at another size: each pixel takes the label that covers most of it, so no new label can appear."""
     if labels.shape == (height, width):
         return labels
-    coverage = np.stack(
-        [
-            np.asarray(
-                Image.fromarray((labels == index).astype(np.float32)).resize((width, height), Image.Resampling.BOX)
-            )
-            for index in range(count)
-        ]
-    )
-    largest: LabelMap = coverage.argmax(axis=0).astype(np.int32)
+    best = np.zeros((height, width), dtype=np.float32)
+    largest: LabelMap = np.zeros((height, width), dtype=np.int32)
+    for index in range(count):
+        mask = Image.fromarray((labels == index).astype(np.float32))
+        coverage = np.asarray(mask.resize((width, height), Image.Resampling.BOX))
+        largest[coverage > best] = index
+        best = np.maximum(best, coverage)
     return largest

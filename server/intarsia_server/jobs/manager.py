@@ -50,7 +50,7 @@ class JobManager:
         self._capacity = capacity
         self._queue: deque[Job] = deque()
         self._active: dict[str, Job] = {}
-        self._wake = asyncio.Condition()
+        self._arrived = asyncio.Event()
         self._runners: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
         self._idle.set()
@@ -84,7 +84,7 @@ class JobManager:
         if len(self._active) >= self._capacity + self._executor.slots:
             raise QueueFullError(self._recent_seconds)
 
-    async def submit(self, request: TransferRequest, *, request_id: str, size: tuple[int, int]) -> Job:
+    def submit(self, request: TransferRequest, *, request_id: str, size: tuple[int, int]) -> Job:
         """Queues a job.
 
         Raises:
@@ -99,8 +99,7 @@ class JobManager:
         self._queue.append(job)
         job.log.publish(AcceptedEvent(job.job_id, request_id, job.queue_position, *size))
         log.info("job %s accepted: %s, %dx%d", job.job_id, request.parameters.method, *size)
-        async with self._wake:
-            self._wake.notify()
+        self._arrived.set()
         return job
 
     def cancel(self, job: Job) -> None:
@@ -108,7 +107,7 @@ class JobManager:
         job.cancel.set()
         if job.state is JobState.QUEUED:
             self._queue.remove(job)
-            self._end(job, JobState.CANCELLED, JobCancelledError("the job was cancelled"))
+            self._end(job, JobState.CANCELLED, self._why_cancelled())
             self._announce_positions()
 
     async def drain(self, grace: float) -> None:
@@ -128,10 +127,11 @@ class JobManager:
 
     async def _run_jobs(self) -> None:
         while True:
-            async with self._wake:
-                await self._wake.wait_for(lambda: bool(self._queue))
-                job = self._queue.popleft()
-                job.move_to(JobState.RUNNING)
+            while not self._queue:
+                self._arrived.clear()
+                await self._arrived.wait()
+            job = self._queue.popleft()
+            job.move_to(JobState.RUNNING)
             self._announce_positions()
             await self._run(job)
 
@@ -145,12 +145,16 @@ class JobManager:
                     self._recent_seconds = run_seconds
                     job.log.publish(CompletedEvent(job.started_at - job.queued_at, run_seconds, event.stages))
         except ExecutionCancelledError:
-            error = DrainingError("the server shut down before the job was done") if self._draining else None
-            self._end(job, JobState.CANCELLED, error or JobCancelledError("the job was cancelled"))
+            self._end(job, JobState.CANCELLED, self._why_cancelled())
         except Exception as error:  # a failed job must not end the runner; its reader gets the error
             self._end(job, JobState.FAILED, error)
         else:
             self._end(job, JobState.SUCCEEDED)
+
+    def _why_cancelled(self) -> Exception:
+        if self._draining:
+            return DrainingError("the server shut down before the job was done")
+        return JobCancelledError("the job was cancelled")
 
     def _end(self, job: Job, state: JobState, error: Exception | None = None) -> None:
         job.move_to(state)

@@ -16,6 +16,9 @@ from intarsia_server.jobs.manager import DrainingError, DuplicateRequestError, J
 
 log = logging.getLogger(__name__)
 
+MAX_TEXT = 1000
+"""Characters of a message or of a field violation's parts."""
+
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (InvalidInputError, grpc.StatusCode.INVALID_ARGUMENT),
     (EncoderUnavailableError, grpc.StatusCode.FAILED_PRECONDITION),
@@ -34,16 +37,21 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: Exce
     code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
     if code is grpc.StatusCode.INTERNAL:
         log.error("call failed", exc_info=error)
-    message = "internal error" if code is grpc.StatusCode.INTERNAL else str(error)
+    message = "internal error" if code is grpc.StatusCode.INTERNAL else _short(str(error))
     status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=_details(error))
     await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def _short(text: str) -> str:
+    """Statuses travel as metadata, whose size is limited: past it, the client would see another error instead."""
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
 
 
 def _details(error: Exception) -> list[any_pb2.Any]:
     detail: Message
     match error:
         case InvalidInputError(field=field, reason=reason):
-            violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=reason)
+            violation = error_details_pb2.BadRequest.FieldViolation(field=_short(field), description=_short(reason))
             detail = error_details_pb2.BadRequest(field_violations=[violation])
         case QueueFullError(retry_seconds=seconds):
             delay = duration_pb2.Duration()

@@ -7,15 +7,17 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 
-from intarsia_server.engine.inputs import decode_inputs
+from intarsia_server.engine.inputs import check_inputs
 from intarsia_server.engine.parameters import METHODS
-from intarsia_server.engine.request import Precision, TransferRequest
+from intarsia_server.engine.request import Precision
 from intarsia_server.executors.base import Executor
 from intarsia_server.jobs.manager import JobManager
 from intarsia_server.rpc.requests import to_request_id, to_transfer_request
@@ -35,7 +37,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._jobs = jobs
         self._executor = executor
         self._settings = settings
-        self._decoders = asyncio.Semaphore(DECODERS)
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="intarsia-decoder")
 
     async def Stylize(  # noqa: N802 - the API's name
         self, request: pb.StylizeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -46,9 +48,9 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
         )
         self._jobs.check_admission(request_id)
-        async with self._decoders:
-            size = await asyncio.to_thread(self._check_pictures, transfer_request)
-        job = await self._jobs.submit(transfer_request, request_id=request_id, size=size)
+        check = partial(check_inputs, transfer_request, max_pixels=self._settings.max_pixels)
+        size = await asyncio.get_running_loop().run_in_executor(self._decoders, check)
+        job = self._jobs.submit(transfer_request, request_id=request_id, size=size)
         stream = ResponseStream(chunk_bytes=self._settings.result_chunk_bytes)
         try:
             async with asyncio.timeout(context.time_remaining()):
@@ -88,9 +90,3 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             for name, description, memory, threads in info.devices:
                 response.devices.add(name=name, description=description, memory_bytes=memory, threads=threads)
         return response
-
-    def _check_pictures(self, request: TransferRequest) -> tuple[int, int]:
-        """Decodes them once to refuse bad ones before the job is queued; returns the result's (width, height)."""
-        inputs = decode_inputs(request, max_pixels=self._settings.max_pixels)
-        height, width = inputs.labels.shape
-        return width, height

@@ -1,0 +1,88 @@
+"""An executor that does what a test tells it, and requests for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable
+
+from intarsia_server.engine.parameters import MaskedGramParameters
+from intarsia_server.engine.request import (
+    ImageFormat,
+    Optimization,
+    Optimizer,
+    Output,
+    Precision,
+    Start,
+    TransferRequest,
+)
+from intarsia_server.executors.base import (
+    ExecutionCancelledError,
+    Executor,
+    ExecutorEvent,
+    ExecutorInfo,
+    ProgressEvent,
+    ResultEvent,
+    StageEvent,
+)
+
+
+class ScriptedExecutor(Executor):
+    """Holds each transfer, which it knows by its seed, until the test lets it go or fails it."""
+
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
+        self.begun: list[int] = []
+        self.ended: list[int] = []
+        self.most_at_once = 0
+        self.failures: dict[int, Exception] = {}
+        self._gates: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def let_go(self, *seeds: int) -> None:
+        for seed in seeds:
+            self._gates[seed].set()
+
+    async def start(self, on_ready: Callable[[bool], None]) -> None:
+        on_ready(True)
+
+    async def run(self, request: TransferRequest, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+        self.begun.append(request.seed)
+        self.most_at_once = max(self.most_at_once, len(self.begun) - len(self.ended))
+        try:
+            yield StageEvent("masked gram", 0, 1, 1)
+            waits = [asyncio.create_task(event.wait()) for event in (self._gates[request.seed], cancel)]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+            if cancel.is_set():
+                raise ExecutionCancelledError
+            if request.seed in self.failures:
+                raise self.failures[request.seed]
+            yield ProgressEvent("masked gram", 1, 1, (("content", None, 1.0),), 1.0, 1.0, None)
+            yield ResultEvent(b"picture", ImageFormat.PNG, 96, 64, ())
+        finally:
+            self.ended.append(request.seed)
+
+    def info(self) -> ExecutorInfo | None:
+        return None
+
+    async def stop(self) -> None:
+        """Nothing to end."""
+
+
+def transfer_request(seed: int) -> TransferRequest:
+    return TransferRequest(
+        content=b"",
+        label_map=b"",
+        segments=(),
+        parameters=MaskedGramParameters(),
+        paper=False,
+        optimization=Optimization(
+            optimizer=Optimizer.LBFGS, learning_rate=0.02, history=10, start=Start.CONTENT, start_image=None
+        ),
+        output=Output(size=None, format=ImageFormat.PNG, quality=92),
+        seed=seed,
+        encoder="embedded",
+        precision=Precision.FP32,
+        preview_interval=0,
+    )

@@ -1,0 +1,62 @@
+"""A worker process that is killed: its job fails, another worker takes its place, the server lives on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from server_jobs import assert_serves, failure_of, long_request, read_until, run_job, tiny_request
+from server_process import LONG, NOT_SERVING, SERVING, ServerProcess, alive, eventually
+
+
+def test_worker_killed_while_it_works(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    server.wait_until_ready()
+    (worker,) = server.workers()
+    with server.channel() as channel, server.stub() as stub:
+        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=LONG)
+        assert next(health).status == SERVING
+        doomed = stub.Stylize(long_request(), timeout=LONG)
+        read_until(doomed, "progress")
+        waiting = stub.Stylize(tiny_request(steps=1), timeout=LONG)
+        read_until(waiting, "accepted")
+
+        os.kill(worker, signal.SIGKILL)
+        failure = failure_of(doomed)
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
+        assert "worker" in failure.message
+        assert next(health).status == NOT_SERVING
+        read_until(waiting, "completed")
+        assert next(health).status == SERVING
+        health.cancel()
+        assert_serves(stub)
+    (another,) = server.workers()
+    assert another != worker
+    assert server.process.poll() is None
+
+    # An idle worker's death is nobody's job's fault.
+    os.kill(another, signal.SIGKILL)
+    eventually(lambda: not alive(another), "the idle worker to die")
+    with server.stub() as stub:
+        assert run_job(stub, tiny_request(steps=1)).image
+
+    server.terminate()
+    assert server.wait_for_end() == 0
+
+
+def test_job_cancelled_while_its_worker_is_replaced(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    server.wait_until_ready()
+    with server.stub() as stub:
+        doomed = stub.Stylize(long_request(), timeout=LONG)
+        read_until(doomed, "progress")
+        os.kill(server.workers()[0], signal.SIGKILL)
+        assert failure_of(doomed).code is grpc.StatusCode.UNAVAILABLE
+        call = stub.Stylize(long_request(), timeout=LONG)
+        job_id = read_until(call, "accepted").job_id
+        call.cancel()
+        server.wait_for_log(f"job {job_id} cancelled")
+        assert_serves(stub)
