@@ -69,12 +69,13 @@ def decode_rgb(data: bytes, field: str, *, max_pixels: int) -> DecodedImage:
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
         image = _scale_to_8_bits(image, field)
-    elif profile and image.mode in {"RGB", "RGBA", "CMYK", "L"}:
+    translucent = "A" in image.getbands() or "transparency" in image.info
+    if profile:
         try:
-            image = _to_srgb(image, profile)
+            image = _to_srgb(_without_palette(image, translucent=translucent), profile)
         except (ImageCms.PyCMSError, OSError, ValueError):
             warning = f"{field}: the embedded colour profile could not be read and was ignored"
-    if "A" in image.getbands() or "transparency" in image.info:
+    if translucent:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return DecodedImage(np.asarray(image.convert("RGB")), warning)
@@ -86,6 +87,13 @@ def _scale_to_8_bits(image: Image.Image, field: str) -> Image.Image:
     if values.min() < 0 or values.max() > 65535 or image.mode == "F":
         raise InvalidInputError(field, "has a pixel format other than 8 or 16 bits per channel")
     return Image.fromarray((values.astype(np.uint32) // 257).astype(np.uint8))
+
+
+def _without_palette(image: Image.Image, *, translucent: bool) -> Image.Image:
+    """In a mode that colour management takes, with alpha as a channel where there is any."""
+    if translucent:
+        return image.convert("RGBA")
+    return image if image.mode in {"L", "RGB", "CMYK"} else image.convert("RGB")
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:

@@ -176,7 +176,7 @@ class ObjectiveBuilder:
                 factors = [weight * self._segments[index].style_weight for index in indices]
                 return self._style_loss(indices, masks, targets, factors)
             case SurrogateStyle(weight=weight):
-                grams = self._grams(self._features(self._surrogate(), STYLE_LAYERS))
+                grams = self._grams(self._features(self._surrogate(), STYLE_LAYERS), self._whole())
                 return self._style_loss((None,), self._whole(), [grams], [weight])
             case TotalVariation(weight=weight, border_radius=radius):
                 if radius is None:
@@ -229,7 +229,8 @@ class ObjectiveBuilder:
         return StyleLoss(segments=segments, targets=targets)
 
     def _warn_lost(self, segment: int | None, layer: str) -> None:
-        message = f"segment {segment} covers less than one pixel at {layer}; its style is not matched at that layer"
+        what = "the picture" if segment is None else f"segment {segment}"
+        message = f"{what} covers less than one pixel at {layer}; its style is not matched at that layer"
         self.warnings.append(("segment_lost_at_layer", message))
 
     def _style_grams(self, index: int) -> Mapping[str, Tensor]:
@@ -239,7 +240,8 @@ class ObjectiveBuilder:
                 raise CancelledError
             pixels = (self._inputs.covers if self._paper else self._inputs.styles)[index]
             assert pixels is not None
-            self._style_cache[index] = self._grams(self._features(self.to_image(pixels), STYLE_LAYERS))
+            image = self.to_image(pixels)
+            self._style_cache[index] = self._grams(self._features(image, STYLE_LAYERS), torch.ones_like(image[0, :1]))
         return self._style_cache[index]
 
     def _surrogate(self) -> Tensor:
@@ -254,10 +256,9 @@ class ObjectiveBuilder:
             return self._encoder(image, layers)
 
     @staticmethod
-    def _grams(features: Features) -> dict[str, Tensor]:
-        """Mean Gram matrix [C, C] of whole feature maps, by layer."""
-        grams = {}
-        for layer, feature in features.items():
-            plan = build_plan(feature.new_ones((1, *feature.shape[2:])))
-            grams[layer] = masked_gram(feature, plan).gram[0, 0]
-        return grams
+    def _grams(features: Features, mask: Tensor) -> dict[str, Tensor]:
+        """Mean Gram matrix [C, C] of feature maps under a mask [1, H, W], by layer."""
+        return {
+            layer: masked_gram(feature, build_plan(pool_masks(mask, layer))).gram[0, 0]
+            for layer, feature in features.items()
+        }

@@ -104,8 +104,9 @@ class LBFGS:
         move = trial - self._image
         change = evaluation.gradient - self._accepted.gradient
         curvature = _dot(move, change)
-        # Without positive curvature the pair would make the next direction point uphill.
-        if curvature > 1e-10 * _dot(change, change):
+        # Without positive curvature the pair would make the next direction point uphill. Relative to both vectors, so
+        # that the objective's scale, which in the paper's is 1e12, does not matter.
+        if curvature > 1e-10 * math.sqrt(_dot(move, move)) * math.sqrt(_dot(change, change)):
             self._pairs.append((move, change, 1.0 / curvature))
 
     def _aim(self, evaluation: Evaluation) -> None:

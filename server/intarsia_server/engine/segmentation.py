@@ -31,6 +31,8 @@ def decode_label_map(data: bytes, field: str, *, max_pixels: int) -> LabelMap:
         if values.min() < 0:
             raise InvalidInputError(field, "has negative labels")
         return values
+    if image.mode == "F":
+        raise InvalidInputError(field, "has fractions for labels")
     if "A" in image.getbands() and image.getchannel("A").getextrema() != (255, 255):
         raise InvalidInputError(field, "is translucent; a label map has one opaque label a pixel")
     return _decode_colours(image, field)

@@ -110,12 +110,16 @@ def _decode(state: object, encoder: str) -> ConvolutionWeights:
             key = f"block{block}_conv{conv}" if quantised else f"features.{_torchvision_index(number)}"
             weight, bias = _dequantise(state, key) if quantised else (state[f"{key}.weight"], state[f"{key}.bias"])
             channels_out = BLOCKS[block - 1][0]
+            if not isinstance(weight, Tensor) or not isinstance(bias, Tensor):
+                raise EncoderUnavailableError(f"encoder {encoder!r}: {key} is no tensor")
             if weight.shape != (channels_out, channels_in, 3, 3) or bias.shape != (channels_out,):
                 raise EncoderUnavailableError(f"encoder {encoder!r}: {key} has the wrong shape for VGG-19")
             pairs.append((weight.float(), bias.float()))
             channels_in = channels_out
     except KeyError as error:
         raise EncoderUnavailableError(f"encoder {encoder!r}: the weights file lacks {error}") from error
+    except (AttributeError, IndexError, TypeError) as error:
+        raise EncoderUnavailableError(f"encoder {encoder!r}: {key} cannot be decoded from its table") from error
     if quantised:
         pairs[0] = _fold_caffe_input(*pairs[0])
     return pairs
