@@ -61,7 +61,7 @@ class SequentialParameters(MethodParameters):
 
     method = "sequential"
     steps: int = _steps(40, 1000)
-    content_weight: float = _weight(0.15, 1e5)
+    content_weight: float = _weight(0.06, 1e5)
     style_weight: float = _weight(1.0, 1e2)
     smoothing_steps: int = _steps(2, 40)
     smoothing_tv_weight: float = _weight(1.0, 1.0)
@@ -74,12 +74,12 @@ class SequentialSmoothParameters(MethodParameters):
 
     method = "sequential-smooth"
     steps: int = _steps(40, 1000)
-    content_weight: float = _weight(0.15, 1e5)
+    content_weight: float = _weight(0.06, 1e5)
     style_weight: float = _weight(1.0, 1e2)
     smoothing_steps: int = _steps(3, 40)
-    smoothing_content_weight: float = _weight(0.05, 1e4)
-    smoothing_style_weight: float = _weight(0.02, 50.0)
-    smoothing_tv_weight: float = _weight(0.05, 5e3)
+    smoothing_content_weight: float = _weight(0.02, 1e4)
+    smoothing_style_weight: float = _weight(0.01, 50.0)
+    smoothing_tv_weight: float = _weight(0.04, 5e3)
     border_steps: int = _steps(2, 200)
     border_tv_weight: float = _weight(1.0, 100.0)
     border_radius: float | None = field(default=None, metadata={"paper": 15.0, "range": (1.0, 256.0)})
@@ -96,7 +96,7 @@ class SingleShotParameters(MethodParameters):
     content_weight: float = _weight(0.15, 1e6)
     style_weight: float = _weight(1.0, 1e3)
     tv_weight: float = _weight(0.25, 1e3)
-    surrogate_weight: float = _weight(0.1, 20.0)
+    surrogate_weight: float = _weight(0.25, 20.0)
 
 
 METHODS: Mapping[str, type[MethodParameters]] = {

@@ -67,7 +67,8 @@ class WorkerProcess:
             daemon=True,
             name="intarsia-worker",
         )
-        await asyncio.to_thread(self._process.start)
+        # Not in a thread: `stop` must never meet a process that is half started.
+        self._process.start()
         theirs.close()
         arguments = (self._connection, asyncio.get_running_loop(), self._received)
         threading.Thread(target=_read, args=arguments, daemon=True, name="intarsia-reader").start()
