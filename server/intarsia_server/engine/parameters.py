@@ -79,7 +79,7 @@ class SequentialSmoothParameters(MethodParameters):
     smoothing_steps: int = _steps(3, 40)
     smoothing_content_weight: float = _weight(0.02, 1e4)
     smoothing_style_weight: float = _weight(0.01, 50.0)
-    smoothing_tv_weight: float = _weight(0.04, 5e3)
+    smoothing_tv_weight: float = _weight(0.02, 5e3)
     border_steps: int = _steps(2, 200)
     border_tv_weight: float = _weight(1.0, 100.0)
     border_radius: float | None = field(default=None, metadata={"paper": 15.0, "range": (1.0, 256.0)})
