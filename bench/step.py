@@ -20,10 +20,11 @@ from intarsia.request import build_request
 from intarsia_server.engine.capabilities import describe_device, resolve_precision, torch_dtype
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import InvalidInputError
+from intarsia_server.engine.events import StepDone
 from intarsia_server.engine.inputs import DEFAULT_SIZE, Inputs, decode_inputs
 from intarsia_server.engine.parameters import MaskedGramParameters, SingleShotParameters
 from intarsia_server.engine.request import Precision, TransferRequest
-from intarsia_server.engine.transfer import StepDone, transfer
+from intarsia_server.engine.transfer import transfer
 from intarsia_server.engine.weights import EMBEDDED, ConvolutionWeights, load_weights
 from intarsia_server.executors.worker import keep_memory
 from intarsia_server.rpc.requests import to_transfer_request

@@ -11,9 +11,10 @@ import pytest
 import torch
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import CancelledError, InvalidInputError
+from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferEvent, TransferWarning
 from intarsia_server.engine.parameters import METHODS
 from intarsia_server.engine.request import Optimizer, Start, TransferRequest
-from intarsia_server.engine.transfer import Notice, StageDone, StageStarted, StepDone, TransferEvent, transfer
+from intarsia_server.engine.transfer import transfer
 from intarsia_server.engine.weights import load_weights
 
 Recorded = list[TransferEvent]
@@ -86,7 +87,7 @@ def test_every_method_is_tried() -> None:
 def test_events_come_in_order(method: str, paper: bool, encoder: Encoder) -> None:
     optimizer = Optimizer.ADAM if paper else Optimizer.LBFGS
     events, result = run(few(method, paper=paper, optimizer=optimizer), encoder)
-    remaining = iter(event for event in events if not isinstance(event, Notice))
+    remaining = iter(event for event in events if not isinstance(event, TransferWarning))
     plan = STAGES[method]
     for index, (name, steps) in enumerate(plan):
         assert next(remaining) == StageStarted(name, index, len(plan), steps)
@@ -336,7 +337,7 @@ def small_segment(side: int) -> np.ndarray:
 def test_small_segment_is_noticed(side: int, lost: list[str], encoder: Encoder) -> None:
     """A square of 15 pixels covers 225 of the 256 that make one at relu5_1."""
     events, result = run(few("masked-gram", label_map=small_segment(side)), encoder)
-    notices = [event for event in events if isinstance(event, Notice)]
+    notices = [event for event in events if isinstance(event, TransferWarning)]
     assert {notice.code for notice in notices} <= {"segment_lost_at_layer"}
     layers = [layer for notice in notices for layer in lost if layer in notice.message]
     assert layers == lost
@@ -352,7 +353,7 @@ def test_small_segment_is_noticed(side: int, lost: list[str], encoder: Encoder) 
 @pytest.mark.parametrize("paper", [False, True])
 def test_papers_weights_on_the_embedded_encoder_are_noticed(paper: bool, encoder: Encoder) -> None:
     events, _ = run(few("gatys", paper=paper, optimizer=Optimizer.ADAM), encoder)
-    codes = [event.code for event in events if isinstance(event, Notice)]
+    codes = [event.code for event in events if isinstance(event, TransferWarning)]
     assert codes == (["paper_weights_for_torchvision"] if paper else [])
 
 
@@ -360,7 +361,7 @@ def test_colour_profile_notice_comes_first(encoder: Encoder) -> None:
     broken = example_scene.png(example_scene.content(96, 64), icc_profile=b"broken")
     request = few("gatys", segments=({"style": broken}, {}, {}))
     events, _ = run(request, encoder)
-    assert isinstance(events[0], Notice)
+    assert isinstance(events[0], TransferWarning)
     assert events[0].code == "colour_profile_ignored"
     assert "segments[0].style.data" in events[0].message
 

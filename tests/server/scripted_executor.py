@@ -6,6 +6,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 
+from intarsia_server.engine.events import StageStarted
 from intarsia_server.engine.parameters import MaskedGramParameters
 from intarsia_server.engine.request import (
     ImageFormat,
@@ -23,7 +24,6 @@ from intarsia_server.executors.base import (
     ExecutorInfo,
     ProgressEvent,
     ResultEvent,
-    StageEvent,
 )
 
 
@@ -49,7 +49,7 @@ class ScriptedExecutor(Executor):
         self.begun.append(request.seed)
         self.most_at_once = max(self.most_at_once, len(self.begun) - len(self.ended))
         try:
-            yield StageEvent("masked gram", 0, 1, 1)
+            yield StageStarted("masked gram", 0, 1, 1)
             waits = [asyncio.create_task(event.wait()) for event in (self._gates[request.seed], cancel)]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:

@@ -6,14 +6,15 @@ import asyncio
 from unittest.mock import ANY
 
 import pytest
+from intarsia_server.engine.events import StageStarted, TransferWarning
 from intarsia_server.engine.request import ImageFormat
-from intarsia_server.executors.base import PreviewEvent, ProgressEvent, ResultEvent, StageEvent, WarningEvent
+from intarsia_server.executors.base import PreviewEvent, ProgressEvent, ResultEvent
 from intarsia_server.jobs.events import LIMITS, AcceptedEvent, CompletedEvent, EventLog, Numbered, QueuedEvent
 
 ACCEPTED = AcceptedEvent("job", "request", 1, 96, 64)
 QUEUED = QueuedEvent(0)
-STAGE = StageEvent("vanilla", 0, 1, 10_000)
-WARNING = WarningEvent("code", "message")
+STAGE = StageStarted("vanilla", 0, 1, 10_000)
+WARNING = TransferWarning("code", "message")
 RESULT = ResultEvent(b"picture", ImageFormat.PNG, 96, 64, ())
 COMPLETED = CompletedEvent(0.0, 1.0, ())
 

@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Awaitable, Callable
 
 import pytest
-from intarsia_server.executors.base import ResultEvent, StageEvent, WorkerDiedError
+from intarsia_server.engine.events import StageStarted
+from intarsia_server.executors.base import ResultEvent, WorkerDiedError
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, JobEvent, QueuedEvent
 from intarsia_server.jobs.manager import (
     DrainingError,
@@ -79,7 +80,7 @@ def test_events_of_a_job() -> None:
         assert isinstance(events[0], AcceptedEvent)
         assert (events[0].job_id, events[0].request_id) == (job.job_id, "request 1")
         assert (events[0].queue_position, events[0].width, events[0].height) == (0, *SIZE)
-        assert isinstance(events[1], StageEvent)
+        assert isinstance(events[1], StageStarted)
         assert isinstance(events[-2], ResultEvent)
         assert isinstance(events[-1], CompletedEvent)
         assert events[-1].run_seconds >= 0

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from intarsia_server.engine.device_info import DeviceInfo
 from intarsia_server.engine.request import Precision
-
-
-@dataclass(frozen=True)
-class DeviceInfo:
-    """A device for people: name ("cpu", "cuda:0"), description, memory in bytes (0: not known) and CPU threads."""
-
-    name: str
-    description: str
-    memory_bytes: int
-    threads: int
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:

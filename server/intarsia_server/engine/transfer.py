@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from intarsia_server.engine.encoder import Encoder, denormalise
 from intarsia_server.engine.errors import CancelledError, InvalidInputError
+from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferEvent, TransferWarning
 from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.methods import Stage, StageStart, stages
@@ -27,54 +28,6 @@ _PAPER_ON_EMBEDDED = (
     "the publication's weights were tuned on torchvision's encoder; the embedded one's features are 20 to 200 times "
     "larger, which makes style outweigh content"
 )
-
-LossValue = tuple[str, int | None, float]
-"""Name, segment (None: whole picture) and weighted value of a loss."""
-
-
-@dataclass(frozen=True)
-class StageStarted:
-    """A stage begins; `index` counts from 0."""
-
-    stage: str
-    index: int
-    stage_count: int
-    steps: int
-
-
-@dataclass(frozen=True)
-class StepDone:
-    """One step is done; `image` gives the picture as it is now."""
-
-    stage: str
-    step: int
-    steps: int
-    losses: tuple[LossValue, ...]
-    total: float
-    fraction: float
-    image: Callable[[], Pixels]
-
-
-@dataclass(frozen=True)
-class StageDone:
-    """A stage has ended with these losses, after that many seconds."""
-
-    stage: str
-    steps: int
-    seconds: float
-    losses: tuple[LossValue, ...]
-    total: float
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something was worked around; `code` is stable."""
-
-    code: str
-    message: str
-
-
-TransferEvent = StageStarted | StepDone | StageDone | Notice
 
 
 def transfer(
@@ -97,9 +50,9 @@ def transfer(
     Raises:
         CancelledError: `cancelled` said so.
     """
-    yield from (Notice(*warning) for warning in inputs.warnings)
+    yield from (TransferWarning(*warning) for warning in inputs.warnings)
     if request.paper and request.encoder == EMBEDDED:
-        yield Notice("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
+        yield TransferWarning("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
     builder = ObjectiveBuilder(encoder, inputs, request.segments, paper=request.paper, cancelled=cancelled)
     styled = tuple(index for index, segment in enumerate(request.segments) if segment.style is not None)
     longer_side = max(inputs.labels.shape)
@@ -171,7 +124,7 @@ def _run_stage(
         raise CancelledError
     objective = builder.build(stage.losses, capped=stage.capped)
     while builder.warnings:
-        yield Notice(*builder.warnings.pop(0))
+        yield TransferWarning(*builder.warnings.pop(0))
     done, total_steps = progress
     for step in range(1, stage.steps + 1):
         if cancelled():

@@ -7,20 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
+from intarsia_server.engine.device_info import DeviceInfo
+from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning
 from intarsia_server.engine.request import ImageFormat, Precision, TransferRequest
-
-LossValue = tuple[str, int | None, float]
-"""Name, segment (None: whole picture) and weighted value of a loss."""
-
-
-@dataclass(frozen=True)
-class StageEvent:
-    """A stage begins; `index` counts from 0."""
-
-    stage: str
-    index: int
-    stage_count: int
-    total_steps: int
 
 
 @dataclass(frozen=True)
@@ -46,25 +35,6 @@ class PreviewEvent:
 
 
 @dataclass(frozen=True)
-class WarningEvent:
-    """Something the job works around; `code` is stable."""
-
-    code: str
-    message: str
-
-
-@dataclass(frozen=True)
-class StageSummary:
-    """A stage that has ended."""
-
-    stage: str
-    steps: int
-    seconds: float
-    losses: tuple[LossValue, ...]
-    total_loss: float
-
-
-@dataclass(frozen=True)
 class ResultEvent:
     """The finished picture, encoded."""
 
@@ -72,18 +42,18 @@ class ResultEvent:
     format: ImageFormat
     width: int
     height: int
-    stages: tuple[StageSummary, ...]
+    stages: tuple[StageDone, ...]
 
 
-ExecutorEvent = StageEvent | ProgressEvent | PreviewEvent | WarningEvent | ResultEvent
+ExecutorEvent = StageStarted | ProgressEvent | PreviewEvent | TransferWarning | ResultEvent
+"""The engine's own events where they can cross to another process as they are."""
 
 
 @dataclass(frozen=True)
 class ExecutorInfo:
     """What an executor's workers found when they started."""
 
-    devices: tuple[tuple[str, str, int, int], ...]
-    """(name, description, memory in bytes, threads) each."""
+    devices: tuple[DeviceInfo, ...]
     ops: str
     default_precision: Precision
 

@@ -15,13 +15,14 @@ from multiprocessing.connection import Connection
 import torch
 
 from intarsia_server import ops
-from intarsia_server.engine import transfer as engine
 from intarsia_server.engine.capabilities import describe_device, resolve_precision, torch_dtype
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import CancelledError, EncoderUnavailableError, InvalidInputError
+from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferWarning
 from intarsia_server.engine.images import Pixels, encode, fit_longer_side, resize
 from intarsia_server.engine.inputs import decode_inputs
 from intarsia_server.engine.request import ImageFormat, Precision, TransferRequest
+from intarsia_server.engine.transfer import describe, transfer
 from intarsia_server.engine.weights import load_weights
 from intarsia_server.executors.base import (
     ExecutionCancelledError,
@@ -31,9 +32,6 @@ from intarsia_server.executors.base import (
     PreviewEvent,
     ProgressEvent,
     ResultEvent,
-    StageEvent,
-    StageSummary,
-    WarningEvent,
 )
 from intarsia_server.executors.messages import Failed, Ready, RunCommand, WorkerConfig, WorkerMessage
 
@@ -96,8 +94,7 @@ class _Worker:
         default = resolve_precision(Precision.AUTO, self._device)
         self._encoder(self.config.encoder, default)
         device = describe_device(self._device)
-        row = (device.name, device.description, device.memory_bytes, device.threads)
-        self.info = ExecutorInfo(devices=(row,), ops=ops.IMPLEMENTATION, default_precision=default)
+        self.info = ExecutorInfo(devices=(device,), ops=ops.IMPLEMENTATION, default_precision=default)
 
     def run(
         self, command: RunCommand, cancelled_serial: ctypes.c_ulonglong, send: Callable[[WorkerMessage], None]
@@ -129,8 +126,8 @@ class _Worker:
         inputs = decode_inputs(request, max_pixels=self.config.max_pixels)
         encoder = self._encoder(request.encoder, precision)
         pace = _Pace()
-        summaries: list[StageSummary] = []
-        steps = engine.transfer(request, inputs, encoder, cancelled=cancelled)
+        stages: list[StageDone] = []
+        steps = transfer(request, inputs, encoder, cancelled=cancelled)
         while True:
             try:
                 event = next(steps)
@@ -138,13 +135,11 @@ class _Worker:
                 pixels: Pixels = stop.value
                 break
             match event:
-                case engine.StageStarted():
-                    send(StageEvent(event.stage, event.index, event.stage_count, event.steps))
-                case engine.Notice():
-                    send(WarningEvent(event.code, event.message))
-                case engine.StageDone():
-                    summaries.append(StageSummary(event.stage, event.steps, event.seconds, event.losses, event.total))
-                case engine.StepDone():
+                case StageStarted() | TransferWarning():
+                    send(event)
+                case StageDone():
+                    stages.append(event)
+                case StepDone():
                     eta = pace.eta(event.fraction)
                     send(
                         ProgressEvent(
@@ -153,10 +148,10 @@ class _Worker:
                     )
                     if request.preview_interval and event.step % request.preview_interval == 0:
                         send(PreviewEvent(event.stage, event.step, _preview(event.image())))
-        text = engine.describe(request, _versions())
+        text = describe(request, _versions())
         image = encode(pixels, request.output.format, quality=request.output.quality, text=text)
         height, width = pixels.shape[:2]
-        send(ResultEvent(image, request.output.format, width, height, tuple(summaries)))
+        send(ResultEvent(image, request.output.format, width, height, tuple(stages)))
 
     def _encoder(self, name: str, precision: Precision) -> Encoder:
         key = (name, precision)

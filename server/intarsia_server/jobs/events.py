@@ -8,7 +8,8 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
-from intarsia_server.executors.base import ExecutorEvent, PreviewEvent, ProgressEvent, StageSummary
+from intarsia_server.engine.events import StageDone
+from intarsia_server.executors.base import ExecutorEvent, PreviewEvent, ProgressEvent
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class CompletedEvent:
 
     queued_seconds: float
     run_seconds: float
-    stages: tuple[StageSummary, ...]
+    stages: tuple[StageDone, ...]
 
 
 JobEvent = AcceptedEvent | QueuedEvent | CompletedEvent | ExecutorEvent

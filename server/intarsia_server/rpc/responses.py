@@ -9,15 +9,12 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from intarsia.v1 import style_transfer_pb2 as pb
 
+from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning
 from intarsia_server.engine.request import ImageFormat
 from intarsia_server.executors.base import (
-    LossValue,
     PreviewEvent,
     ProgressEvent,
     ResultEvent,
-    StageEvent,
-    StageSummary,
-    WarningEvent,
 )
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, JobEvent, QueuedEvent
 
@@ -74,13 +71,13 @@ class ResponseStream:
                 )
             case QueuedEvent():
                 yield pb.StylizeResponse(queued=pb.QueuedEvent(queue_position=event.queue_position))
-            case StageEvent():
+            case StageStarted():
                 yield pb.StylizeResponse(
                     stage=pb.StageEvent(
                         stage=event.stage,
                         index=event.index,
                         stage_count=event.stage_count,
-                        total_steps=event.total_steps,
+                        total_steps=event.steps,
                     )
                 )
             case ProgressEvent():
@@ -88,7 +85,7 @@ class ResponseStream:
             case PreviewEvent():
                 preview = pb.PreviewEvent(stage=event.stage, step=event.step, image=pb.Image(data=event.image))
                 yield pb.StylizeResponse(preview=preview)
-            case WarningEvent():
+            case TransferWarning():
                 yield pb.StylizeResponse(warning=pb.WarningEvent(code=event.code, message=event.message))
             case ResultEvent():
                 yield from self._result(event)
@@ -136,13 +133,13 @@ def _progress(event: ProgressEvent) -> pb.ProgressEvent:
     return progress
 
 
-def _summary(stage: StageSummary) -> pb.StageSummary:
+def _summary(stage: StageDone) -> pb.StageSummary:
     return pb.StageSummary(
         stage=stage.stage,
         steps=stage.steps,
         run_time=_duration(stage.seconds),
         final_losses=_losses(stage.losses),
-        final_total_loss=stage.total_loss,
+        final_total_loss=stage.total,
     )
 
 

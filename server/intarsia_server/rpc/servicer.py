@@ -87,6 +87,11 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             response.default_precision = (
                 pb.PRECISION_BF16 if info.default_precision is Precision.BF16 else pb.PRECISION_FP32
             )
-            for name, description, memory, threads in info.devices:
-                response.devices.add(name=name, description=description, memory_bytes=memory, threads=threads)
+            for device in info.devices:
+                response.devices.add(
+                    name=device.name,
+                    description=device.description,
+                    memory_bytes=device.memory_bytes,
+                    threads=device.threads,
+                )
         return response
