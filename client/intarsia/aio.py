@@ -150,6 +150,7 @@ class AsyncStylization:
         self._call = call
         self._events = aiter(call)
         self._assembler = ResultAssembler()
+        self._failure: IntarsiaError | None = None
 
     def __aiter__(self) -> AsyncIterator[pb.StylizeResponse]:
         return self
@@ -160,16 +161,20 @@ class AsyncStylization:
         Raises:
             IntarsiaError: The job failed, was cancelled or ran past its deadline.
         """
+        if self._failure is not None:
+            raise self._failure  # gRPC's iterator would only say that it has ended
         try:
             response = await anext(self._events)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            self._failure = from_rpc_error(error)
+            raise self._failure from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             # gRPC raises this for a cancelled call as well, which must not look like a cancelled task.
-            raise IntarsiaError(grpc.StatusCode.CANCELLED, "the job was cancelled") from error
+            self._failure = IntarsiaError(grpc.StatusCode.CANCELLED, "the job was cancelled")
+            raise self._failure from error
         self._assembler.add(response)
         return response
 

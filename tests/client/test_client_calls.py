@@ -200,6 +200,9 @@ def test_async_cancel_and_leaving_early(serve: Serve) -> None:
             job.cancel()
             with pytest.raises(IntarsiaError) as caught:
                 await job.result()
+            with pytest.raises(IntarsiaError) as again:  # asked twice, the same answer
+                await job.result()
+            assert again.value is caught.value
             return caught.value
 
     assert asyncio.run(cancelled()).code is grpc.StatusCode.CANCELLED
