@@ -42,7 +42,7 @@ def transfer(
         cancelled: polled before each step and each pass over a style image.
 
     Yields:
-        Notices, and for each stage its start, every step and its end.
+        Warnings, and for each stage its start, every step and its end.
 
     Returns:
         The result, RGB [H, W, 3].
