@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from intarsia_server.ops import MaskPlan, masked_gram, masked_tv
+from intarsia_server.ops import MaskPlan, masked_gram_loss, masked_tv
 
 Features = Mapping[str, Tensor]
 
@@ -87,13 +87,11 @@ class StyleTarget:
         plan: where the segments lie at this layer, R of them.
         grams: target per segment [R, C, C].
         weights: factor per segment [R] on |G_r - A_r|_F^2, all normalisation in it; 0 drops a segment here.
-        raw: compare sums over pixels (the paper's G = F F^T) instead of means.
     """
 
     plan: MaskPlan
     grams: Tensor
     weights: Tensor
-    raw: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +110,7 @@ class StyleLoss:
         """Yields the style term of each segment."""
         totals = image.new_zeros(len(self.segments))
         for layer, target in self.targets.items():
-            gram, mass = masked_gram(features[layer], target.plan)
-            if target.raw:
-                gram = gram * mass[:, None, None]
-            distance = (gram[0] - target.grams).square().sum(dim=(1, 2))
-            totals = totals + distance * target.weights
+            totals = totals + masked_gram_loss(features[layer], target.plan, target.grams, target.weights)[0]
         for segment, value in zip(self.segments, totals, strict=True):
             yield Term("style", segment, value)
 

@@ -215,17 +215,17 @@ class ObjectiveBuilder:
             plan = build_plan(pooled)
             target = torch.stack([gram[layer] for gram in grams])
             if self._paper:
-                # The style image is as large as the content; its share of pixels makes sums comparable.
+                # The paper's G = F F^T is a sum over pixels, here mass G_r: |mass (G_r - A_r)|^2 / (C^2 C P). The style
+                # image is as large as the content; its share of pixels makes sums comparable.
                 channels, pixels = target.shape[1], pooled.shape[1] * pooled.shape[2]
-                target = target * plan.mass[:, None, None]
-                weights = factor * (layer_weight / (channels**3 * pixels))
+                weights = factor * plan.mass.square() * (layer_weight / (channels**3 * pixels))
             else:
                 weights = factor * share * layer_weight * relative_weights(target)
             alive = plan.mass >= MIN_MASS
             for segment, lives in zip(segments, alive.tolist(), strict=True):
                 if not lives:
                     self._warn_lost(segment, layer)
-            targets[layer] = StyleTarget(plan=plan, grams=target, weights=weights * alive, raw=self._paper)
+            targets[layer] = StyleTarget(plan=plan, grams=target, weights=weights * alive)
         return StyleLoss(segments=segments, targets=targets)
 
     def _warn_lost(self, segment: int | None, layer: str) -> None:

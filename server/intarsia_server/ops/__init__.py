@@ -1,13 +1,23 @@
 """Tensor operators of the style transfer: masked Gram matrices and masked total variation.
 
-The engine calls these and nothing below them, so that another implementation can take their place without a change
-above.
+The engine calls these and nothing below them. Importing this package loads the compiled kernels if they were built.
 """
 
-from intarsia_server.ops.masked_gram import MaskedGram, MaskPlan, build_plan, masked_gram
+from intarsia_server.ops import library, native
+from intarsia_server.ops.masked_gram import MaskedGram, masked_gram, masked_gram_loss
 from intarsia_server.ops.masked_tv import masked_tv
+from intarsia_server.ops.plan import MaskPlan, build_plan
 
-IMPLEMENTATION = "torch"
-"""Which implementation is in use; shown by `intarsia info`."""
+IMPLEMENTATION = native.implementation(native.load())
+"""Which kernels are in use; shown by `intarsia info`."""
 
-__all__ = ["IMPLEMENTATION", "MaskPlan", "MaskedGram", "build_plan", "masked_gram", "masked_tv"]
+__all__ = [
+    "IMPLEMENTATION",
+    "MaskPlan",
+    "MaskedGram",
+    "build_plan",
+    "library",
+    "masked_gram",
+    "masked_gram_loss",
+    "masked_tv",
+]

@@ -1,125 +1,88 @@
-"""Masked Gram matrices: the second moments of a feature map, one matrix per segment."""
+"""Masked Gram matrices: the moments of a feature map under each segment's mask."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
-
-@dataclass(frozen=True)
-class MaskPlan:
-    """Where R masks of one layer are not zero, made once per mask and layer, never in the step.
-
-    Attributes:
-        indices: per segment, the row-major pixel indices with a weight, int64 [n_r].
-        weights: per segment, the weights there, float32 [n_r]; None when every weight is 1.
-        mass: sum of each segment's weights, float32 [R]; 0 for a segment that has none left at this layer.
-        shape: (H, W) of the layer.
-    """
-
-    indices: tuple[Tensor, ...]
-    weights: tuple[Tensor | None, ...]
-    mass: Tensor
-    shape: tuple[int, int]
+from intarsia_server.ops.plan import MaskPlan
 
 
 class MaskedGram(NamedTuple):
-    """What `masked_gram` returns: `gram` [N, R, C, C] and `mass` [R], both float32 (float64 for float64 features)."""
+    """What `masked_gram` returns, float32 (float64 for float64 features).
+
+    Attributes:
+        gram: [N, R, C, C], symmetric.
+        mean: [N, R, C].
+        mass: [R].
+    """
 
     gram: Tensor
+    mean: Tensor
     mass: Tensor
 
 
-def build_plan(masks: Tensor) -> MaskPlan:
-    """Lists the non-zero pixels of masks [R, H, W] with values in 0..1."""
-    segments, height, width = masks.shape
-    flat = masks.reshape(segments, height * width)
-    indices: list[Tensor] = []
-    weights: list[Tensor | None] = []
-    for row in flat:
-        index = row.nonzero().squeeze(1)
-        weight = row[index]
-        indices.append(index)
-        weights.append(None if bool((weight == 1).all()) else weight)
-    return MaskPlan(tuple(indices), tuple(weights), flat.sum(dim=1), (height, width))
-
-
 def masked_gram(features: Tensor, plan: MaskPlan) -> MaskedGram:
-    """G_r = sum_p m_r(p) f_p f_p^T / sum_p m_r(p) for every segment r.
+    """G_r = sum_p m_r(p) f_p f_p^T / sum_p m_r(p) and mean_r = sum_p m_r(p) f_p / sum_p m_r(p) for every segment r.
 
-    The weight is m, not m^2: a soft partition of unity then keeps its total energy.
+    The weight is m, not m^2: a soft partition of unity then keeps its total energy. On CUDA, float32 is rounded to TF32
+    where `torch.get_float32_matmul_precision()` allows that for any matrix product.
 
     Args:
-        features: [N, C, H, W], any strides; channels_last is read as it lies.
-        plan: of masks [R, H, W] of the same H and W.
+        features: [N, C, H, W], float32, bfloat16, float16 or float64; NCHW and channels_last are read as they lie.
+        plan: of masks [R, H, W] of the same H and W, on the same device.
 
     Returns:
-        Symmetric matrices and masses; zeros for a segment without weight.
+        Moments and masses; zeros for a segment without weight. Differentiable by the features, once.
 
     Raises:
         ValueError: the plan was made for another size.
     """
-    batch, channels, height, width = features.shape
-    if plan.shape != (height, width):
-        raise ValueError(f"plan is for {plan.shape}, features are {(height, width)}")
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    rows = features.permute(0, 2, 3, 1).reshape(batch, height * width, channels).to(dtype)
-    gram: Tensor = _MaskedGram.apply(rows, plan)  # type: ignore[no-untyped-call]  # torch has no types for it
-    return MaskedGram(gram, plan.mass.to(dtype))
+    _check(features, plan)
+    gram, mean = torch.ops.intarsia.masked_gram(features, *_tensors(plan), plan.mass, _exact())
+    return MaskedGram(gram, mean, plan.mass.to(gram.dtype))
 
 
-class _MaskedGram(torch.autograd.Function):
-    """Knows that the product is symmetric: the backward is one matrix product per segment where autograd needs two.
+def masked_gram_loss(features: Tensor, plan: MaskPlan, targets: Tensor, factors: Tensor) -> Tensor:
+    """factors_r |G_r - A_r|_F^2 for every segment r, G_r as in `masked_gram`.
 
-    dL/df_p = sum_r m_r(p) / mass_r (D_r + D_r^T) f_p, with D_r = dL/dG_r.
+    One pass forward, one backward; the matrices between them are never symmetrised, scaled or copied.
+
+    Args:
+        features: as in `masked_gram`.
+        plan: likewise.
+        targets: symmetric A [R, C, C], float32 (float64 for float64 features).
+        factors: [R], the same type.
+
+    Returns:
+        [N, R]. Differentiable by the features, once.
+
+    Raises:
+        ValueError: plan or targets were made for another size.
     """
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor, plan: MaskPlan) -> Tensor:
-        ctx.save_for_backward(rows)
-        ctx.plan = plan  # type: ignore[attr-defined]  # torch documents attributes on ctx, its types do not know them
-        grams = []
-        for index, weight, mass in _segments(plan, rows.dtype):
-            selected = _gather(rows, index)
-            weighted = selected if weight is None else selected * weight
-            grams.append(weighted.transpose(1, 2) @ selected / mass)
-        return torch.stack(grams, dim=1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        symmetric = grad + grad.transpose(2, 3)
-        result: Tensor | None = None
-        for number, (index, weight, mass) in enumerate(_segments(ctx.plan, rows.dtype)):
-            part = _gather(rows, index) @ (symmetric[:, number] / mass)
-            if weight is not None:
-                part *= weight
-            if index is None and result is None:
-                result = part
-                continue
-            result = torch.zeros_like(rows) if result is None else result
-            if index is None:
-                result += part
-            else:
-                result.index_add_(1, index, part)
-        return torch.zeros_like(rows) if result is None else result, None
+    _check(features, plan)
+    expected = (len(plan.mass), features.shape[1], features.shape[1])
+    if targets.shape != expected or factors.shape != expected[:1]:
+        raise ValueError(f"targets are {tuple(targets.shape)}, factors {tuple(factors.shape)}; {expected} is needed")
+    losses: Tensor
+    losses, _ = torch.ops.intarsia.masked_gram_loss(
+        features, *_tensors(plan), plan.mass, targets.contiguous(), factors.contiguous(), _exact()
+    )
+    return losses
 
 
-def _segments(plan: MaskPlan, dtype: torch.dtype) -> Iterator[tuple[Tensor | None, Tensor | None, Tensor]]:
-    """Per segment: pixel indices (None: every pixel), weights as a column (None: all 1), and mass, never 0."""
-    height, width = plan.shape
-    masses = plan.mass.to(dtype).clamp_min(torch.finfo(dtype).tiny)
-    for index, weight, mass in zip(plan.indices, plan.weights, masses, strict=True):
-        column = None if weight is None else weight.to(dtype)[:, None]
-        yield None if len(index) == height * width else index, column, mass
+def _check(features: Tensor, plan: MaskPlan) -> None:
+    if plan.shape != features.shape[2:]:
+        raise ValueError(f"plan is for {plan.shape}, features are {tuple(features.shape[2:])}")
 
 
-def _gather(rows: Tensor, index: Tensor | None) -> Tensor:
-    """The segment's rows; gathering costs its own pixels, a product with a dense mask would cost all of them."""
-    return rows if index is None else rows.index_select(1, index)
+def _tensors(plan: MaskPlan) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    return plan.indices, plan.weights, plan.tile_segments, plan.group_tiles
+
+
+# The compiler cannot read the setting; it is taken as it was when compiling.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch has no types for it
+def _exact() -> bool:
+    return torch.get_float32_matmul_precision() == "highest"

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
 def masked_tv(image: Tensor, weight: Tensor | None = None, *, product: bool = False) -> Tensor:
-    """Weighted squared differences between neighbouring pixels, over N C H W.
+    """Weighted squared differences between neighbouring pixels, over N C H W; its gradient comes of the same pass.
 
     Args:
         image: [N, C, H, W].
-        weight: [H, W], or None for 1 everywhere.
+        weight: [H, W], float32 (float64 for a float64 image), or None for 1 everywhere.
         product: TV(b x) as published, which also pulls pixels towards mean grey, instead of sum b |grad x|^2.
 
     Returns:
         A scalar: (sum b dy^2 + sum b dx^2) / (N C H W), b of a pair being the mean of its two pixels' weights.
+        Differentiable by the image, once.
+
+    Raises:
+        ValueError: the weight has another size.
     """
-    scale = 1.0 / image.numel()
-    if weight is not None and product:
-        image, weight = image * weight, None
-    dy = (image[:, :, 1:] - image[:, :, :-1]).square()
-    dx = (image[:, :, :, 1:] - image[:, :, :, :-1]).square()
-    if weight is not None:
-        dy = dy * ((weight[1:] + weight[:-1]) / 2)
-        dx = dx * ((weight[:, 1:] + weight[:, :-1]) / 2)
-    return (dy.sum() + dx.sum()) * scale
+    if weight is not None and weight.shape != image.shape[2:]:
+        raise ValueError(f"weight is {tuple(weight.shape)}, image is {tuple(image.shape[2:])}")
+    loss: Tensor
+    loss, _ = torch.ops.intarsia.masked_tv(image, weight, product)
+    return loss
