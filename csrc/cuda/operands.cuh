@@ -42,10 +42,6 @@ struct Plan {
   __host__ __device__ int pass_end(int pass) const { return first_tile(pass, segments + 1); }
 };
 
-#ifdef INTARSIA_EMULATOR
-constexpr int kTile = Plan::kTile;
-#endif
-
 template <typename I>
 __host__ __device__ constexpr I ceil_div(I a, I b) {
   return (a + b - 1) / b;
