@@ -5,15 +5,19 @@ BIN := $(VENV)/bin
 # What development and CI run on; the package itself takes a range.
 TORCH := torch==2.13.0 torchvision==0.28.0
 
-.PHONY: setup demo test lint format bench example clean
+SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*)
+
+.PHONY: setup demo test lint format bench bench-ops gpu-check example clean
 
 setup: $(VENV)/.done
 
 # uv installs torch's CUDA build in seconds where pip takes minutes.
-$(VENV)/.done: pyproject.toml setup.py proto/intarsia/v1/style_transfer.proto
+# Not isolated: the operators are compiled against the torch that will run them.
+$(VENV)/.done: pyproject.toml setup.py proto/intarsia/v1/style_transfer.proto $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) -e ".[server,plot,dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) -r pyproject.toml --extra server --extra plot --extra dev
+	PATH="$(BIN):$$PATH" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
 	touch $@
 
 demo: setup
@@ -25,6 +29,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(SOURCES) csrc/tests/*
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/buf lint
@@ -33,10 +38,18 @@ lint: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES) csrc/tests/*
 	$(BIN)/buf format --write
 
 bench: setup
 	$(BIN)/python -m bench.step
+
+bench-ops: setup
+	$(BIN)/python -m bench.ops
+
+# Needs a GPU, nvcc and torch, and no network: the interpreter is the one given, or the set-up's, or python3.
+gpu-check:
+	$(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(BIN)/python),$(PYTHON)),$(PYTHON)) -m bench.gpu_check
 
 # Draws the example's pictures anew.
 example: setup

@@ -96,14 +96,16 @@ def operators() -> dict[str, Any]:
         ("INTARSIA_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
         ("INTARSIA_CUDA_ARCHITECTURES", f'"{architectures}"'),
     ]
-    flags = {"cxx": ["-O3", "-std=c++20", "-Wall", "-Wno-attributes", "-fvisibility=hidden"]}
+    # Error messages quote their source file: without the folder that it was built in.
+    host = ["-fvisibility=hidden", f"-fmacro-prefix-map={ROOT}/="]
+    flags = {"cxx": ["-O3", "-std=c++20", "-Wall", "-Wno-attributes", *host]}
     extension = cpp_extension.CppExtension
     if cuda:
         extension = cpp_extension.CUDAExtension
         sources += sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc/cuda").glob("*.cu"))
         defines.append(("INTARSIA_CUDA", None))
         # -v: registers and spills of each kernel in the log.
-        flags["nvcc"] = ["-O3", "-std=c++20", "-Xptxas", "-v", "--threads", "2", "-Xcompiler", "-fvisibility=hidden"]
+        flags["nvcc"] = ["-O3", "-std=c++20", "-Xptxas", "-v", "--threads", "2", "-Xcompiler", ",".join(host)]
     module = extension("intarsia_server.ops._native", sources, define_macros=defines, extra_compile_args=flags)
     return {"ext_modules": [module], "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
 

@@ -1,5 +1,7 @@
 // The extension module: loading it registers the kernels of cpu/ and cuda/ with the torch library `intarsia`, whose
 // schemas stand in server/intarsia_server/ops/library.py. What is not a tensor operator is bound here.
+// Some versions of torch's pybind11 refuse to be compiled for the stable ABI; nothing here is of that ABI.
+#undef TORCH_TARGET_VERSION
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

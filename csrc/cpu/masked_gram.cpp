@@ -39,9 +39,8 @@ constexpr ScalarType kScalarType<Bfloat16> = ScalarType::BFloat16;
 template <typename Work>
 void run_tasks(int64_t count, const Work& work) {
   std::atomic<int64_t> next{0};
-  // At least two shares: a single one runs outside the parallel region, where a matrix product would start threads of
-  // its own, and its bits would depend on their number.
-  const int64_t shares = std::max<int64_t>(2, torch::stable::get_num_threads());
+  // In a parallel region a matrix product starts no threads of its own, on whose number its bits would depend.
+  const int64_t shares = torch::stable::get_num_threads();
   torch::stable::parallel_for(0, shares, 1, [&](int64_t, int64_t) {
     for (int64_t i = next++; i < count; i = next++) work(i);
   });
@@ -79,7 +78,7 @@ struct Matrix {
 template <typename T>
 void multiply(const Matrix<T>& out, const Matrix<T>& a, const Matrix<T>& b, bool add) {
   const Tensor result = out.tensor();
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_cpu_addmm_out(result.get(), result.get(), a.tensor().get(), b.tensor().get(), add ? 1.0 : 0.0, 1.0));
 }
 
@@ -394,6 +393,7 @@ std::tuple<Tensor, Tensor> masked_gram(const Tensor& features, const Tensor& ind
   const int64_t batch = input.size(0), channels = input.size(1), segments = plan.segments();
   const Tensor gram = torch::stable::new_empty(input, {batch, segments, channels, channels}, accumulator(input));
   const Tensor mean = torch::stable::new_empty(input, {batch, segments, channels}, accumulator(input));
+  if (batch == 0 || channels == 0) return {gram, mean};
   dispatch(input.scalar_type(), [&](auto stored, auto sum) {
     using A = decltype(sum);
     Forward<decltype(stored), A> forward(input, plan, mass, data<A>(gram), data<A>(mean));
@@ -414,8 +414,9 @@ std::tuple<Tensor, Tensor> masked_gram_loss(const Tensor& features, const Tensor
   check_shape(targets, "targets", {segments, channels, channels});
   check_tensor(factors, "factors", input, accumulator(input), 1);
   check_shape(factors, "factors", {segments});
-  const Tensor losses = torch::stable::new_empty(input, {batch, segments}, accumulator(input));
+  const Tensor losses = torch::stable::new_zeros(input, {batch, segments}, accumulator(input));
   const Tensor difference = torch::stable::new_empty(input, {batch, segments, channels, channels}, accumulator(input));
+  if (batch == 0 || channels == 0) return {losses, difference};
   dispatch(input.scalar_type(), [&](auto stored, auto sum) {
     using A = decltype(sum);
     Forward<decltype(stored), A> forward(input, plan, mass, data<A>(difference), nullptr);
@@ -572,6 +573,7 @@ Tensor masked_gram_backward(const Tensor& features, const Tensor& indices, const
     check_shape(*mean_gradient, "mean_gradient", {batch, segments, channels});
   }
   const Tensor gradient = torch::stable::empty_like(input);
+  if (batch == 0 || channels == 0) return gradient;
   dispatch(input.scalar_type(), [&](auto stored, auto sum) {
     using T = decltype(stored);
     using A = decltype(sum);

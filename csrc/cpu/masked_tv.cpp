@@ -29,7 +29,7 @@ template <bool kWeighted, bool kProduct, typename T, typename A>
 INTARSIA_CLONES A tv_row(const Row<T, A> row, T* __restrict gradient, A scale) {
   const T* __restrict here = row.here;
   const int64_t stride = row.stride, last = row.width - 1;
-  // At a border the pixel itself stands for its missing neighbour: the difference is 0.
+  // At a border the pixel itself stands for its missing neighbour: the difference is 0, but for rounding.
   const T* __restrict above = row.above != nullptr ? row.above : here;
   const T* __restrict below = row.below != nullptr ? row.below : here;
   const A* __restrict weight = row.weight_here;

@@ -73,7 +73,8 @@ std::tuple<Tensor, Tensor> masked_gram_loss(const Tensor& features, const Tensor
   check_shape(targets, "targets", {plan.segments, channels, channels});
   check_tensor(factors, "factors", input, ScalarType::Float, 1);
   check_shape(factors, "factors", {plan.segments});
-  const Tensor losses = new_floats(input, {batch, plan.segments});
+  // Zeros: without channels nothing is launched.
+  const Tensor losses = torch::stable::new_zeros(input, {batch, plan.segments}, ScalarType::Float);
   const Tensor difference = new_floats(input, {batch, plan.segments, channels, channels});
   const Tensor workspace = new_workspace(input, plan);
   with_type(input, "features", [&](auto type) {

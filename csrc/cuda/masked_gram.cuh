@@ -32,7 +32,8 @@ inline Partition make_partition(int batch, int channels, const Plan& plan) {
   const int blocks = ceil_div(channels, channels <= 64 ? 64 : 128);
   Partition result;
   result.block_pairs = blocks * (blocks + 1) / 2;
-  const int64_t wanted = (channels <= 64 ? 264 : 132) / (static_cast<int64_t>(batch) * result.block_pairs);
+  const int64_t wanted =
+      (channels <= 64 ? 264 : 132) / larger<int64_t>(1, static_cast<int64_t>(batch) * result.block_pairs);
   const int most = static_cast<int>(larger<int64_t>(1, smaller<int64_t>(wanted, plan.tiles)));
   result.tiles_per_slot = larger(1, ceil_div(plan.tiles, most));
   result.slots = ceil_div(plan.tiles, result.tiles_per_slot);

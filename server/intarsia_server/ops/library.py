@@ -117,7 +117,7 @@ def _gram_backward(ctx: Any, grad: Tensor | None, grad_mean: Tensor | None) -> t
         grad.contiguous(),
         False,
         per_mass.expand(batch, -1).contiguous(),
-        None if grad_mean is None else grad_mean * per_mass[:, None],
+        None if grad_mean is None else (grad_mean * per_mass[:, None]).contiguous(),
         ctx.exact,
     )
     return (result, *[None] * 6)
@@ -138,7 +138,7 @@ def _gram_loss_backward(ctx: Any, grad: Tensor | None, grad_difference: Tensor |
     if grad is None:
         return (None,) * 9
     features, indices, weights, tile_segments, group_tiles, mass, factors, difference = ctx.saved_tensors
-    scales = 4 * grad * factors * _per_mass(mass.to(grad.dtype))
+    scales = (4 * grad * factors * _per_mass(mass.to(grad.dtype))).contiguous()
     result = torch.ops.intarsia.masked_gram_backward(
         features, indices, weights, tile_segments, group_tiles, difference, True, scales, None, ctx.exact
     )

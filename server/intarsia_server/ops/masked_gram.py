@@ -31,14 +31,15 @@ def masked_gram(features: Tensor, plan: MaskPlan) -> MaskedGram:
     where `torch.get_float32_matmul_precision()` allows that for any matrix product.
 
     Args:
-        features: [N, C, H, W], float32, bfloat16, float16 or float64; NCHW and channels_last are read as they lie.
+        features: [N, C, H, W], float32, bfloat16, float16 (CUDA) or float64 (CPU); NCHW and channels_last are read as
+            they lie.
         plan: of masks [R, H, W] of the same H and W, on the same device.
 
     Returns:
         Moments and masses; zeros for a segment without weight. Differentiable by the features, once.
 
     Raises:
-        ValueError: the plan was made for another size.
+        ValueError: the plan was made for another size or type.
     """
     _check(features, plan)
     gram, mean = torch.ops.intarsia.masked_gram(features, *_tensors(plan), plan.mass, _exact())
@@ -60,7 +61,7 @@ def masked_gram_loss(features: Tensor, plan: MaskPlan, targets: Tensor, factors:
         [N, R]. Differentiable by the features, once.
 
     Raises:
-        ValueError: plan or targets were made for another size.
+        ValueError: plan or targets were made for another size or type.
     """
     _check(features, plan)
     expected = (len(plan.mass), features.shape[1], features.shape[1])
@@ -76,6 +77,9 @@ def masked_gram_loss(features: Tensor, plan: MaskPlan, targets: Tensor, factors:
 def _check(features: Tensor, plan: MaskPlan) -> None:
     if plan.shape != features.shape[2:]:
         raise ValueError(f"plan is for {plan.shape}, features are {tuple(features.shape[2:])}")
+    sums = torch.promote_types(features.dtype, torch.float32)
+    if plan.mass.dtype != sums:
+        raise ValueError(f"plan is of {plan.mass.dtype} masks, {features.dtype} features need {sums}")
 
 
 def _tensors(plan: MaskPlan) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:

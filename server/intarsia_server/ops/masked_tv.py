@@ -24,5 +24,5 @@ def masked_tv(image: Tensor, weight: Tensor | None = None, *, product: bool = Fa
     if weight is not None and weight.shape != image.shape[2:]:
         raise ValueError(f"weight is {tuple(weight.shape)}, image is {tuple(image.shape[2:])}")
     loss: Tensor
-    loss, _ = torch.ops.intarsia.masked_tv(image, weight, product)
+    loss, _ = torch.ops.intarsia.masked_tv(image, None if weight is None else weight.contiguous(), product)
     return loss
