@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from ops_cases import tables
@@ -17,3 +19,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, values in tables(device).items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, values.values(), ids=values)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What needs a GPU is not there to be skipped."""
+    return True if collection_path.name == "test_cuda.py" and config.getoption("--device", "cpu") == "cpu" else None

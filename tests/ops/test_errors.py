@@ -150,17 +150,6 @@ def test_targets_of_another_type(device: torch.device, dtype: torch.dtype) -> No
         ops.masked_gram_loss(x, plan, targets, factors.bfloat16())
 
 
-def test_masks_on_another_device(device: torch.device) -> None:
-    if device.type == "cpu":
-        pytest.skip("there is one device")
-    x = features((1, 5, 9, 15), torch.float32, device=device)
-    plan = ops.build_plan(soft_masks(3, 9, 15).float())
-    with pytest.raises(RuntimeError, match="is on another device than the features"):
-        ops.masked_gram(x, plan)
-    with pytest.raises(RuntimeError, match="is on another device than the features"):
-        ops.masked_tv(x, torch.ones(9, 15))
-
-
 def _with(position: int, change: Callable[[Any], Any]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
     return lambda arguments: (*arguments[:position], change(arguments[position]), *arguments[position + 1 :])
 
