@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from intarsia_server.engine.methods import BORDER_RADIUS
+from intarsia_server.engine.methods import BORDER_RADIUS, FEATHER
 from intarsia_server.engine.parameters import METHODS, MethodParameters
 from intarsia_server.engine.request import Output, Segment
 from intarsia_server.engine.segmentation import MAX_COLOURS, MAX_SEGMENTS
 
 PROTO = Path(__file__).parents[2] / "proto" / "intarsia" / "v1" / "style_transfer.proto"
 NUMBER = r"(-?\d+(?:\.\d+)?(?:e\d+)?)"
+PROPORTIONAL = {"border_radius": BORDER_RADIUS, "feather": FEATHER}
+"""Lengths in pixels whose default is a share of the output's longer side."""
 PARAMETERS = {kind.__name__: kind for kind in METHODS.values()}
 
 
@@ -64,12 +66,12 @@ def test_every_knob_is_in_the_api(kind: type[MethodParameters]) -> None:
 @pytest.mark.parametrize("field", METHOD_FIELDS, ids=IDS)
 def test_quoted_default(field: ProtoField) -> None:
     default = quoted(rf"[Dd]efault {NUMBER}", field.comment)
-    if field.name == "border_radius":
+    if field.name in PROPORTIONAL:
         assert knob_of(field).default is None
         longer = quoted(rf"at a longer side of {NUMBER}", field.comment)
         assert default is not None
         assert longer is not None
-        assert default / longer == BORDER_RADIUS
+        assert default / longer == PROPORTIONAL[field.name]
     elif default is not None:
         assert default == knob_of(field).default
 
@@ -95,9 +97,9 @@ def test_knob_with_a_default_other_than_zero_is_optional(field: ProtoField) -> N
 
 @pytest.mark.parametrize("field", METHOD_FIELDS, ids=IDS)
 def test_steps_and_radius_quote_everything(field: ProtoField) -> None:
-    if field.name.endswith("steps") or field.name == "border_radius":
+    if field.name.endswith("steps") or field.name in PROPORTIONAL:
         assert re.search(rf"[Dd]efault {NUMBER}", field.comment)
-        assert re.search(rf"[Pp]aper {NUMBER}", field.comment)
+        assert ("paper" in knob_of(field).metadata) == bool(re.search(rf"[Pp]aper {NUMBER}", field.comment))
         assert re.search(rf"\b{NUMBER} to {NUMBER}", field.comment)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from intarsia_server.engine.palette import transport
+from intarsia_server.engine import palette as palettes
+from intarsia_server.engine.palette import Palette, barycentre, palette
 from torch import Tensor
 
 
@@ -13,6 +14,11 @@ def colours(count: int, seed: int, spread: float = 1.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(3, 3, generator=generator) * spread
     return torch.rand(count, 3, generator=generator) @ mixing + torch.randn(3, generator=generator)
+
+
+def transport(source: Tensor, target: Tensor, *, strength: float = 1.0) -> Tensor:
+    """Colours moved to the palette of others."""
+    return palettes.transport(source, palette(source), palette(target), strength=strength)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -75,3 +81,42 @@ def test_grey_pictures_stay_finite() -> None:
         moved = transport(source, target)
         assert torch.isfinite(moved).all()
         torch.testing.assert_close(moved.mean(dim=0), target.mean(dim=0), rtol=0, atol=1e-3)
+
+
+def test_half_the_strength_goes_half_the_way() -> None:
+    source, target = colours(300, 10), colours(300, 11)
+    torch.testing.assert_close(transport(source, target, strength=0.0), source)
+    halfway = (source + transport(source, target)) / 2
+    torch.testing.assert_close(transport(source, target, strength=0.5), halfway, rtol=0, atol=1e-5)
+
+
+def distance(a: Palette, b: Palette) -> float:
+    """Squared Wasserstein distance of two Gaussians."""
+    values, vectors = torch.linalg.eigh(a.covariance)
+    root = vectors * values.sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp_min(0).sqrt().sum()
+    traces = a.covariance.trace() + b.covariance.trace() - 2 * cross
+    return float((a.mean - b.mean).square().sum() + traces)
+
+
+def test_barycentre_is_nearest_to_all() -> None:
+    """No palette close by has a smaller weighted sum of squared distances."""
+    given = [palette(colours(400, seed, spread=1 + seed)) for seed in range(3)]
+    weights = [0.5, 0.3, 0.2]
+
+    def cost(candidate: Palette) -> float:
+        return sum(weight * distance(candidate, other) for weight, other in zip(weights, given, strict=True))
+
+    middle = barycentre(given, [5.0, 3.0, 2.0])
+    for seed in range(20):
+        nudge = 0.02 * torch.randn(3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        factor = torch.eye(3, dtype=torch.float64) + nudge[:, :3]
+        moved = Palette(middle.mean + nudge[:, 3], factor @ middle.covariance @ factor.T)
+        assert cost(middle) < cost(moved)
+
+
+def test_barycentre_of_one_is_itself() -> None:
+    only = palette(colours(400, 3))
+    middle = barycentre([only], [7.0])
+    torch.testing.assert_close(middle.mean, only.mean)
+    torch.testing.assert_close(middle.covariance, only.covariance)

@@ -21,6 +21,7 @@ FEW_STEPS: dict[str, dict[str, int]] = {
     "sequential": {"steps": 2, "smoothing_steps": 2},
     "sequential_smooth": {"steps": 2, "smoothing_steps": 3, "border_steps": 2},
     "single_shot": {"steps": 3},
+    "blended": {"steps": 3},
 }
 """The methods, and few steps for every stage that each has."""
 

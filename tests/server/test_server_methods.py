@@ -32,6 +32,7 @@ STAGES: dict[str, dict[str, tuple[int, set[tuple[str, int | None]]]]] = {
         "border smoothing": (2, {("border tv", None)}),
     },
     "single_shot": {"single shot": (3, WHOLE | {("style", None), ("surrogate", None)})},
+    "blended": {"blend": (3, WHOLE | STYLES | {("border style", None), ("border tv", None)})},
 }
 """Per method its stages in order, each with its steps and its losses by name and segment."""
 

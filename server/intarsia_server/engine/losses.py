@@ -96,7 +96,10 @@ class StyleTarget:
 
 @dataclass(frozen=True, kw_only=True)
 class StyleLoss:
-    """sum over layers and segments of weights_r |G_r - A_r|_F^2, one term per segment."""
+    """sum over layers and segments of weights_r |G_r - A_r|_F^2, one term per segment.
+
+    Masks beyond `segments` are bands between two of them; together they are one more term.
+    """
 
     segments: tuple[int | None, ...]
     targets: Mapping[str, StyleTarget]
@@ -107,12 +110,15 @@ class StyleLoss:
         return frozenset(self.targets)
 
     def __call__(self, image: Tensor, features: Features) -> Iterator[Term]:
-        """Yields the style term of each segment."""
-        totals = image.new_zeros(len(self.segments))
+        """Yields the style term of each segment, and that of the bands."""
+        totals = image.new_zeros(())
         for layer, target in self.targets.items():
             totals = totals + masked_gram_loss(features[layer], target.plan, target.grams, target.weights)[0]
-        for segment, value in zip(self.segments, totals, strict=True):
+        count = len(self.segments)
+        for segment, value in zip(self.segments, totals[:count], strict=True):
             yield Term("style", segment, value)
+        if len(totals) > count:
+            yield Term("border style", None, totals[count:].sum())
 
 
 @dataclass(frozen=True, kw_only=True)

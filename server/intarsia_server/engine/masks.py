@@ -16,6 +16,42 @@ def segment_masks(labels: LabelMap, count: int) -> Tensor:
     return torch.nn.functional.one_hot(index, count).permute(2, 0, 1).float().contiguous()
 
 
+def feathered(masks: Tensor, radius: float) -> Tensor:
+    """Masks that pass into each other over `radius` pixels to either side of a border.
+
+    Args:
+        masks: [R, H, W], a partition of unity.
+        radius: in pixels; under 1 changes nothing.
+
+    Returns:
+        [R, H, W], a partition of unity: twice averaged over a square of about `radius`, so that weights rise and fall
+        without a kink.
+    """
+    half = round(radius / 2)
+    if half == 0:
+        return masks
+    soft = masks[None]
+    for _ in range(2):
+        padded = torch.nn.functional.pad(soft, [half] * 4, mode="replicate")
+        soft = torch.nn.functional.avg_pool2d(padded, 2 * half + 1, stride=1)
+    # Long sums round; the weights of a pixel still have to add up to what they were.
+    return soft[0] * (1 / soft[0].sum(dim=0))
+
+
+def bands(masks: Tensor, *, most: int) -> tuple[dict[tuple[int, int], Tensor], int]:
+    """Where two feathered masks [R, H, W] overlap: 4 m_i m_j [H, W], which is 1 where both are a half.
+
+    Returns:
+        The `most` largest by (i, j), and how many were left out.
+    """
+    flat = masks.flatten(1)
+    overlap = (flat @ flat.T).triu(diagonal=1)
+    pairs = overlap.nonzero()
+    largest = overlap[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)[:most]
+    kept = sorted((int(i), int(j)) for i, j in pairs[largest])
+    return {(i, j): 4 * masks[i] * masks[j] for i, j in kept}, len(pairs) - len(kept)
+
+
 def border_map(labels: LabelMap, radius: float) -> Tensor:
     """How near each pixel is to a border between segments (paper, Attempt 2 and figure 8).
 

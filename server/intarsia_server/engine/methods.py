@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from intarsia_server.engine.parameters import (
+    BlendedParameters,
     GatysParameters,
     MaskedGramParameters,
     MethodParameters,
@@ -30,11 +31,17 @@ class Style:
         weight: of the sum over segments.
         segments: indices; with `masked` False exactly one, whose style the whole picture takes.
         masked: whether each segment's Gram matrix is its own pixels' alone.
+        feather: pixels over which the masks pass into each other, to either side of a border.
+        band_weight: of the bands where two masks overlap, each with a target halfway between its two styles.
+        harmony: how far the style images' palettes move towards their common barycentre, 0 to 1.
     """
 
     weight: float
     segments: tuple[int, ...]
     masked: bool
+    feather: float = 0.0
+    band_weight: float = 0.0
+    harmony: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +68,9 @@ class TotalVariation:
 
 BORDER_RADIUS = 15 / 600
 """Default reach of the border map over the output's longer side: the publication's 15 pixels at 400x600."""
+
+FEATHER = 12 / 600
+"""Default reach of `blended`'s feathering over the output's longer side."""
 
 LossSpec = Content | Style | SurrogateStyle | Surrogate | TotalVariation
 
@@ -109,8 +119,25 @@ def stages(
         paper: the publication's per-segment stages match the whole picture to a style, ours only the segment.
     """
     match parameters:
-        case GatysParameters() as p:
+        case BlendedParameters() as p:
+            feather = FEATHER * longer_side if p.feather is None else p.feather
+            style = Style(
+                weight=p.style_weight,
+                segments=styled,
+                masked=True,
+                feather=feather,
+                band_weight=p.band_weight,
+                harmony=p.harmony,
+            )
             losses: tuple[LossSpec, ...] = (
+                Content(weight=p.content_weight),
+                style,
+                TotalVariation(weight=p.tv_weight),
+                TotalVariation(weight=p.border_tv_weight if feather >= 1 else 0.0, border_radius=max(1.0, feather)),
+            )
+            return (Stage(name="blend", steps=p.steps, losses=_present(losses)),)
+        case GatysParameters() as p:
+            losses = (
                 Content(weight=p.content_weight),
                 Style(weight=p.style_weight, segments=(p.background,), masked=False),
                 TotalVariation(weight=p.tv_weight),

@@ -25,12 +25,12 @@ from intarsia_server.engine.losses import (
     TotalVariationLoss,
     relative_weights,
 )
-from intarsia_server.engine.masks import border_map, segment_masks
+from intarsia_server.engine.masks import bands, border_map, feathered, segment_masks
 from intarsia_server.engine.methods import Content, LossSpec, Style, Surrogate, SurrogateStyle, TotalVariation
 from intarsia_server.engine.optimizers import Evaluation
-from intarsia_server.engine.palette import transport
+from intarsia_server.engine.palette import Palette, barycentre, palette, transport
 from intarsia_server.engine.request import Segment
-from intarsia_server.ops import build_plan, masked_gram
+from intarsia_server.ops import MAX_SEGMENTS, build_plan, masked_gram
 
 MIN_MASS = 1.0
 """Below one pixel's weight at a layer, a segment's Gram matrix there is mostly its neighbours'."""
@@ -114,7 +114,8 @@ class ObjectiveBuilder:
         self._segments = segments
         self._paper = paper
         self._cancelled = cancelled
-        self._style_cache: dict[int, Mapping[str, Tensor]] = {}
+        self._style_cache: dict[tuple[int, float], Mapping[str, Tensor]] = {}
+        self._palettes: dict[int, Palette] = {}
         self._styled = [index for index, segment in enumerate(segments) if segment.style is not None]
         self.content = self.to_image(inputs.content)
         self.masks = segment_masks(inputs.labels, len(segments)).to(self.content)
@@ -140,25 +141,56 @@ class ObjectiveBuilder:
         From the bare content, L-BFGS finds a picture whose Gram matrices fit while most of a segment keeps its own
         hue; from here it does not.
         """
-        image = image.clone()
         for spec in specs:
             match spec:
-                case Style(segments=indices, masked=True):
-                    for index in indices:
-                        self._recolour(image, self.masks[index], index)
+                case Style(segments=indices, masked=True, feather=feather, harmony=harmony):
+                    image = self._recolour(image, indices, self._soft_masks(indices, feather), harmony)
                 case Style(segments=(index,)):
-                    self._recolour(image, self.free, index)
+                    image = self._recolour(image, (index,), self.free[None], 0.0)
                 case SurrogateStyle():
-                    for index in self._styled:
-                        self._recolour(image, self.masks[index], index)
+                    image = self._recolour(image, self._styled, self.masks[self._styled], 0.0)
         return image
 
-    def _recolour(self, image: Tensor, mask: Tensor, index: int) -> None:
-        pixels = self._inputs.styles[index]
+    def _recolour(self, image: Tensor, indices: Sequence[int], masks: Tensor, harmony: float) -> Tensor:
+        """Each of the masks [R, H, W] in its style's palette, mixed by the masks' weights where they overlap."""
+        flat = image[0].flatten(1).T
+        result = flat * (1 - masks.sum(dim=0)).clamp_min(0).flatten()[:, None]
+        for index, mask in zip(indices, masks, strict=True):
+            # A feathered mask is at least a half in most of its own segment, and less elsewhere.
+            source = palette(flat[mask.flatten() >= 0.5]) if bool((mask >= 0.5).any()) else palette(flat)
+            target = self._palette(index)
+            if harmony:
+                target = palette(self._style(index, harmony)[0].flatten(1).T)
+            inside = mask.flatten() > 0
+            moved = transport(flat[inside], source, target)
+            result[inside] += moved * mask.flatten()[inside][:, None]
+        return result.T.reshape(image.shape).contiguous()
+
+    def _soft_masks(self, indices: Sequence[int], feather: float) -> Tensor:
+        """The segments' masks, feathered; kept segments lose what lies over them to the styled ones around."""
+        if feather < 1:
+            return self.masks[list(indices)]
+        soft = feathered(self.masks, feather)
+        styled = soft[self._styled].sum(dim=0)
+        soft = soft * (self.free / styled.clamp_min(torch.finfo(soft.dtype).tiny))
+        return soft[list(indices)]
+
+    def _palette(self, index: int) -> Palette:
+        if index not in self._palettes:
+            self._palettes[index] = palette(self._style(index, 0.0)[0].flatten(1).T)
+        return self._palettes[index]
+
+    def _style(self, index: int, harmony: float) -> Tensor:
+        """A segment's style image [1, 3, H', W'], its palette moved towards all segments' barycentre."""
+        pixels = (self._inputs.covers if self._paper else self._inputs.styles)[index]
         assert pixels is not None
-        inside = mask > 0
-        style = self.to_image(pixels)[0].flatten(1).T
-        image[0][:, inside] = transport(image[0][:, inside].T, style).T
+        image = self.to_image(pixels)
+        if harmony == 0:
+            return image
+        areas = self.masks[self._styled].sum(dim=(1, 2)).tolist()
+        middle = barycentre([self._palette(other) for other in self._styled], areas)
+        moved = transport(image[0].flatten(1).T, self._palette(index), middle, strength=harmony)
+        return moved.T.reshape(image.shape).contiguous()
 
     def _loss(self, spec: LossSpec) -> Loss:
         match spec:
@@ -170,11 +202,8 @@ class ObjectiveBuilder:
                 target = self._features(self._surrogate(), {SURROGATE_LAYER})[SURROGATE_LAYER]
                 factors = [segment.style_weight for segment in self._segments]
                 return self._feature_loss("surrogate", SURROGATE_LAYER, target, weight, factors)
-            case Style(weight=weight, segments=indices, masked=masked):
-                masks = self.masks[list(indices)] if masked else self._whole()
-                targets = [self._style_grams(index) for index in indices]
-                factors = [weight * self._segments[index].style_weight for index in indices]
-                return self._style_loss(indices, masks, targets, factors)
+            case Style():
+                return self._segment_style_loss(spec)
             case SurrogateStyle(weight=weight):
                 grams = self._grams(self._features(self._surrogate(), STYLE_LAYERS), self._whole())
                 return self._style_loss((None,), self._whole(), [grams], [weight])
@@ -183,6 +212,23 @@ class ObjectiveBuilder:
                     return TotalVariationLoss(weight=weight)
                 border = border_map(self._inputs.labels, radius).to(self.content)
                 return TotalVariationLoss(weight=weight, border=border, product=self._paper)
+
+    def _segment_style_loss(self, spec: Style) -> StyleLoss:
+        """Every segment against its style, and every band between two segments against the middle of theirs."""
+        masks = self._soft_masks(spec.segments, spec.feather) if spec.masked else self._whole()
+        targets = [self._style_grams(index, spec.harmony) for index in spec.segments]
+        factors = [spec.weight * self._segments[index].style_weight for index in spec.segments]
+        overlaps: dict[tuple[int, int], Tensor] = {}
+        if spec.feather >= 1 and spec.band_weight > 0:
+            overlaps, dropped = bands(masks, most=MAX_SEGMENTS - len(masks))
+            if dropped:
+                message = f"{dropped} of the {len(overlaps) + dropped} borders are too many; the shortest have no band"
+                self.warnings.append(("bands_dropped", message))
+        for one, other in overlaps:
+            factors.append(spec.band_weight * (factors[one] + factors[other]) / 2)
+            targets.append({layer: (targets[one][layer] + targets[other][layer]) / 2 for layer in targets[one]})
+        masks = torch.cat([masks, *(overlap[None] for overlap in overlaps.values())])
+        return self._style_loss(spec.segments, masks, targets, factors)
 
     def _whole(self) -> Tensor:
         """One mask [1, H, W] of all that may change."""
@@ -222,7 +268,7 @@ class ObjectiveBuilder:
             else:
                 weights = factor * share * layer_weight * relative_weights(target)
             alive = plan.mass >= MIN_MASS
-            for segment, lives in zip(segments, alive.tolist(), strict=True):
+            for segment, lives in zip(segments, alive.tolist()[: len(segments)], strict=True):
                 if not lives:
                     self._warn_lost(segment, layer)
             targets[layer] = StyleTarget(plan=plan, grams=target, weights=weights * alive)
@@ -233,16 +279,15 @@ class ObjectiveBuilder:
         message = f"{what} covers less than one pixel at {layer}; its style is not matched at that layer"
         self.warnings.append(("segment_lost_at_layer", message))
 
-    def _style_grams(self, index: int) -> Mapping[str, Tensor]:
+    def _style_grams(self, index: int, harmony: float) -> Mapping[str, Tensor]:
         """Mean Gram matrices of a segment's style image, by layer."""
-        if index not in self._style_cache:
+        key = index, harmony
+        if key not in self._style_cache:
             if self._cancelled():
                 raise CancelledError
-            pixels = (self._inputs.covers if self._paper else self._inputs.styles)[index]
-            assert pixels is not None
-            image = self.to_image(pixels)
-            self._style_cache[index] = self._grams(self._features(image, STYLE_LAYERS), torch.ones_like(image[0, :1]))
-        return self._style_cache[index]
+            image = self._style(index, harmony)
+            self._style_cache[key] = self._grams(self._features(image, STYLE_LAYERS), torch.ones_like(image[0, :1]))
+        return self._style_cache[key]
 
     def _surrogate(self) -> Tensor:
         """The style images, each cut to its segment (paper, Attempt 3, figure 11); kept segments show the content."""

@@ -99,9 +99,26 @@ class SingleShotParameters(MethodParameters):
     surrogate_weight: float = _weight(0.25, 20.0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlendedParameters(MethodParameters):
+    """Ours: styles that flow into each other. With feather, bands and harmony at 0 it is `masked-gram`."""
+
+    method = "blended"
+    steps: int = field(default=50, metadata={"range": (1, MAX_STEPS)})
+    content_weight: float = field(default=0.15, metadata={"range": (0.0, MAX_WEIGHT)})
+    style_weight: float = field(default=1.0, metadata={"range": (0.0, MAX_WEIGHT)})
+    tv_weight: float = field(default=0.25, metadata={"range": (0.0, MAX_WEIGHT)})
+    feather: float | None = field(default=None, metadata={"range": (0.0, 256.0)})
+    """In output pixels, to either side of a border; None: 12 at a longer side of 600, in proportion at other sizes."""
+    band_weight: float = field(default=1.0, metadata={"range": (0.0, MAX_WEIGHT)})
+    harmony: float = field(default=0.4, metadata={"range": (0.0, 1.0)})
+    border_tv_weight: float = field(default=1.0, metadata={"range": (0.0, MAX_WEIGHT)})
+
+
 METHODS: Mapping[str, type[MethodParameters]] = {
     kind.method: kind
     for kind in (
+        BlendedParameters,
         GatysParameters,
         MaskedGramParameters,
         SequentialParameters,
@@ -126,9 +143,11 @@ def resolve(
         prefix: path of the parameters in the request, for errors.
 
     Raises:
-        InvalidInputError: a value out of range.
+        InvalidInputError: a value out of range, or `paper` with a method that the publication does not have.
     """
     kind = METHODS[method]
+    if paper and kind is BlendedParameters:
+        raise InvalidInputError("paper", "is for the publication's methods; blended is not one of them")
     values: dict[str, Any] = {}
     for knob in fields(kind):
         name = f"{prefix}.{knob.name}"
