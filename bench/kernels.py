@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from intarsia_server import ops
 
-from bench.ops import CHANNELS, SIZES, Case, features, hard_masks, soft_masks, upstream
+from bench.maps import CHANNELS, SIZES, Case, features, hard_masks, soft_masks, upstream
 
 CUDA = torch.device("cuda")
 ROTATE = 256 * 2**20
