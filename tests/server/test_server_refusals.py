@@ -72,6 +72,11 @@ def _many_segments(request: pb.StylizeRequest) -> None:
         request.segments.add(labels=[label], keep=True)
 
 
+def _blended_as_published(request: pb.StylizeRequest) -> None:
+    request.blended.steps = 3
+    request.paper = True
+
+
 def _background_is_kept(request: pb.StylizeRequest) -> None:
     request.CopyFrom(tiny_request("sequential", background=1))
     request.segments[1].keep = True
@@ -98,6 +103,7 @@ FIELD_CASES: dict[str, tuple[Edit, str]] = {
     "no look": (lambda r: r.segments[1].ClearField("style"), "segments[1].style"),
     "keep is false": (_set("segments[1].keep", False), "segments[1].style"),
     "background is kept": (_background_is_kept, "sequential.background"),
+    "paper of what is not the publication's": (_blended_as_published, "paper"),
     "start image missing": (_set("optimization.start", pb.START_IMAGE), "optimization.start_image"),
     "start image unasked": (_start_image_unasked, "optimization.start_image"),
     "request id": (_set("request_id", "not-a-uuid"), "request_id"),
