@@ -57,4 +57,4 @@ example: setup
 	$(BIN)/python -m examples.art
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache demo bench/out
+	rm -rf $(VENV) build dist server/intarsia_server/ops/_native*.so *.egg-info .mypy_cache .ruff_cache .pytest_cache demo bench/out

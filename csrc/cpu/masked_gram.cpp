@@ -96,10 +96,6 @@ struct Groups {
   explicit Groups(const MaskPlan& plan)
       : indices(data<int32_t>(plan.indices)), tiles(data<int32_t>(plan.group_tiles)), segments(plan.segments()) {}
 
-  int64_t tile_count(int64_t pass, int64_t segment) const {
-    const int32_t* bounds = tiles + pass * (segments + 2) + segment;
-    return bounds[1] - bounds[0];
-  }
   Entries operator()(int64_t pass, int64_t segment) const {
     const int32_t* bounds = tiles + pass * (segments + 2) + segment;
     Entries entries{bounds[0] * kTile, bounds[1] * kTile};

@@ -49,8 +49,8 @@ def test_opcheck_masked_tv(device: torch.device) -> None:
 def test_opcheck_autograd_registration(device: torch.device) -> None:
     for name in ("masked_gram", "masked_gram_loss", "masked_tv"):
         for _, arguments in samples(name, device, layouts=("contiguous",), shape=(2, 5, 9, 15)):
-            arguments = _asking_for_gradient(arguments)  # noqa: PLW2901
-            torch.library.opcheck(operator(name), arguments, test_utils="test_autograd_registration")
+            asking = _asking_for_gradient(arguments)
+            torch.library.opcheck(operator(name), asking, test_utils="test_autograd_registration")
 
 
 def _significant_strides(tensor: Tensor) -> list[int]:

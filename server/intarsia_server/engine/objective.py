@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -175,6 +176,12 @@ class ObjectiveBuilder:
         soft = soft * (self.free / styled.clamp_min(torch.finfo(soft.dtype).tiny))
         return soft[list(indices)]
 
+    @cached_property
+    def _middle(self) -> Palette:
+        """The palette in the middle of all styles, by their segments' areas."""
+        areas = self.masks[self._styled].sum(dim=(1, 2)).tolist()
+        return barycentre([self._palette(index) for index in self._styled], areas)
+
     def _palette(self, index: int) -> Palette:
         if index not in self._palettes:
             self._palettes[index] = palette(self._style(index, 0.0)[0].flatten(1).T)
@@ -187,9 +194,7 @@ class ObjectiveBuilder:
         image = self.to_image(pixels)
         if harmony == 0:
             return image
-        areas = self.masks[self._styled].sum(dim=(1, 2)).tolist()
-        middle = barycentre([self._palette(other) for other in self._styled], areas)
-        moved = transport(image[0].flatten(1).T, self._palette(index), middle, strength=harmony)
+        moved = transport(image[0].flatten(1).T, self._palette(index), self._middle, strength=harmony)
         return moved.T.reshape(image.shape).contiguous()
 
     def _loss(self, spec: LossSpec) -> Loss:
