@@ -16,6 +16,7 @@ from intarsia_server.engine.request import (
     Precision,
     Start,
     TransferRequest,
+    Work,
 )
 from intarsia_server.executors.base import (
     ExecutionCancelledError,
@@ -45,7 +46,8 @@ class ScriptedExecutor(Executor):
     async def start(self, on_ready: Callable[[bool], None]) -> None:
         on_ready(True)
 
-    async def run(self, request: TransferRequest, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+    async def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+        assert isinstance(request, TransferRequest)
         self.begun.append(request.seed)
         self.most_at_once = max(self.most_at_once, len(self.begun) - len(self.ended))
         try:

@@ -1,4 +1,4 @@
-"""A transfer request, free of any transport: encoded pictures and plain values."""
+"""What the engine can be asked to do, free of any transport: encoded pictures and plain values."""
 
 from __future__ import annotations
 
@@ -94,3 +94,36 @@ class TransferRequest:
     encoder: str
     precision: Precision
     preview_interval: int
+
+    @property
+    def kind(self) -> str:
+        """What the log calls it: the method."""
+        return self.parameters.method
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """A finished picture to be judged against what it was made of; picklable.
+
+    Attributes:
+        content: encoded content image.
+        label_map: of the content image's size, encoded.
+        segments: labels and style images; the factors are not used.
+        result: the picture to judge, encoded, of the content image's proportions.
+        encoder: whose features are compared.
+    """
+
+    content: bytes = field(repr=False)
+    label_map: bytes = field(repr=False)
+    segments: tuple[Segment, ...] = field(repr=False)
+    result: bytes = field(repr=False)
+    encoder: str
+
+    @property
+    def kind(self) -> str:
+        """What the log calls it."""
+        return "evaluation"
+
+
+Work = TransferRequest | EvaluationRequest
+"""Whatever a job can be."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from intarsia_server.engine.device_info import DeviceInfo
 from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning
-from intarsia_server.engine.request import ImageFormat, Precision, TransferRequest
+from intarsia_server.engine.figures import Evaluation
+from intarsia_server.engine.request import ImageFormat, Precision, Work
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,12 @@ class PreviewEvent:
     image: bytes
 
 
+class FinalEvent:
+    """Base of the events that a run ends with, one for each kind of work."""
+
+
 @dataclass(frozen=True)
-class ResultEvent:
+class ResultEvent(FinalEvent):
     """The finished picture, encoded."""
 
     image: bytes
@@ -45,7 +50,14 @@ class ResultEvent:
     stages: tuple[StageDone, ...]
 
 
-ExecutorEvent = StageStarted | ProgressEvent | PreviewEvent | TransferWarning | ResultEvent
+@dataclass(frozen=True)
+class EvaluatedEvent(FinalEvent):
+    """A picture has been judged."""
+
+    evaluation: Evaluation
+
+
+ExecutorEvent = StageStarted | ProgressEvent | PreviewEvent | TransferWarning | ResultEvent | EvaluatedEvent
 """The engine's own events where they can cross to another process as they are."""
 
 
@@ -59,7 +71,7 @@ class ExecutorInfo:
 
 
 class ExecutionCancelledError(Exception):
-    """The transfer stopped because it was asked to; its worker is idle again."""
+    """The work stopped because it was asked to; its worker is idle again."""
 
 
 class OutOfMemoryError(RuntimeError):
@@ -75,7 +87,7 @@ class ExecutorStartError(RuntimeError):
 
 
 class Executor(ABC):
-    """Runs transfers, at most `slots` at a time."""
+    """Runs work of any kind, at most `slots` at a time."""
 
     slots: int
 
@@ -91,12 +103,12 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def run(self, request: TransferRequest, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
-        """Runs one transfer on a free worker and yields its events; the last one is a `ResultEvent`.
+    def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+        """Runs one request on a free worker and yields its events; the last one is a `FinalEvent`.
 
         Args:
             request: to run.
-            cancel: once set, the transfer stops within one step.
+            cancel: once set, the work stops; a transfer within one step.
 
         Raises:
             InvalidInputError, EncoderUnavailableError: as the engine says.

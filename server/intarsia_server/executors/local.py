@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from intarsia_server.engine.request import TransferRequest
+from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import (
     ExecutionCancelledError,
     Executor,
@@ -41,8 +41,8 @@ class LocalExecutor(Executor):
         self._changed.set()
         on_ready(True)
 
-    async def run(self, request: TransferRequest, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
-        """Runs one transfer on the next idle worker."""
+    async def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+        """Runs one request on the next idle worker."""
         worker = await self._next_idle(cancel)
         try:
             async for event in worker.run(request, cancel):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from intarsia_server.engine.request import TransferRequest
+from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import ExecutorEvent, ExecutorInfo
 
 
@@ -32,17 +32,17 @@ class Ready:
 
 @dataclass(frozen=True)
 class Failed:
-    """The transfer, or the start, ended with this error."""
+    """The work, or the start, ended with this error."""
 
     error: Exception
 
 
 @dataclass(frozen=True)
 class RunCommand:
-    """Run this; `serial` grows by one with each transfer and is what a cancel refers to."""
+    """Run this; `serial` grows by one with each request and is what a cancel refers to."""
 
     serial: int
-    request: TransferRequest
+    request: Work
 
 
 WorkerMessage = Ready | Failed | ExecutorEvent

@@ -10,12 +10,12 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from multiprocessing.connection import Connection
 
-from intarsia_server.engine.request import TransferRequest
+from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import (
     ExecutorEvent,
     ExecutorInfo,
     ExecutorStartError,
-    ResultEvent,
+    FinalEvent,
     WorkerDiedError,
 )
 from intarsia_server.executors.messages import Failed, Ready, RunCommand, WorkerConfig, WorkerMessage
@@ -33,7 +33,7 @@ def _enter_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, 
 
 
 class WorkerProcess:
-    """Runs transfers in a process of its own, one at a time; it can be started again after it has died.
+    """Runs requests in a process of its own, one at a time; it can be started again after it has died.
 
     Args:
         config: of the worker.
@@ -54,7 +54,7 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there to take a transfer, as far as the event loop has heard."""
+        """Whether the process is there to take a request, as far as the event loop has heard."""
         return self._connection is not None
 
     async def start(self) -> None:
@@ -80,8 +80,8 @@ class WorkerProcess:
             raise message.error
         raise ExecutorStartError("a worker process ended before it was ready; see the log above")
 
-    async def run(self, request: TransferRequest, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
-        """Runs one transfer; on return, or on any error but `WorkerDiedError`, the worker is idle."""
+    async def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+        """Runs one request; on return, or on any error but `WorkerDiedError`, the worker is idle."""
         assert self._connection is not None
         self._serial += 1
         watcher = asyncio.create_task(self._pass_on(cancel, self._serial))
@@ -95,7 +95,7 @@ class WorkerProcess:
                     raise message.error
                 assert not isinstance(message, Ready)
                 yield message
-                if isinstance(message, ResultEvent):
+                if isinstance(message, FinalEvent):
                     return
         finally:
             watcher.cancel()

@@ -1,4 +1,4 @@
-"""The worker process: loads the encoder once, then runs one transfer after another."""
+"""The worker process: loads the encoder once, then runs one request after another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from intarsia_server.engine.errors import CancelledError, EncoderUnavailableErro
 from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferWarning
 from intarsia_server.engine.images import Pixels, encode, fit_longer_side, resize
 from intarsia_server.engine.inputs import decode_inputs
-from intarsia_server.engine.request import ImageFormat, Precision, TransferRequest
+from intarsia_server.engine.request import EvaluationRequest, ImageFormat, Precision, TransferRequest, Work
 from intarsia_server.engine.transfer import describe, transfer
 from intarsia_server.engine.weights import load_weights
 from intarsia_server.executors.base import (
@@ -45,7 +45,7 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
 
     Args:
         connection: commands in, messages out.
-        cancelled_serial: transfers with a serial up to this value are to stop.
+        cancelled_serial: requests with a serial up to this value are to stop.
         config: of this worker.
     """
     # A Ctrl-C or a group-wide SIGTERM is the front's to handle: it drains and closes the connection.
@@ -99,13 +99,13 @@ class _Worker:
     def run(
         self, command: RunCommand, cancelled_serial: ctypes.c_ulonglong, send: Callable[[WorkerMessage], None]
     ) -> None:
-        """Runs one transfer; whatever goes wrong with it is sent, never raised, except that `send` has no receiver."""
+        """Runs one request; whatever goes wrong with it is sent, never raised, except that `send` has no receiver."""
 
         def cancelled() -> bool:
             return cancelled_serial.value >= command.serial
 
         try:
-            self._transfer(command.request, cancelled, send)
+            self._carry_out(command.request, cancelled, send)
         except CancelledError:
             send(Failed(ExecutionCancelledError()))
         except (InvalidInputError, EncoderUnavailableError) as error:
@@ -115,8 +115,15 @@ class _Worker:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
         except Exception:
-            log.exception("transfer failed")
-            send(Failed(RuntimeError("the transfer failed on the server")))
+            log.exception("%s failed", command.request.kind)
+            send(Failed(RuntimeError(f"the {command.request.kind} failed on the server")))
+
+    def _carry_out(self, request: Work, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]) -> None:
+        match request:
+            case TransferRequest():
+                self._transfer(request, cancelled, send)
+            case EvaluationRequest():
+                raise NotImplementedError
 
     def _transfer(
         self, request: TransferRequest, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]

@@ -32,7 +32,7 @@ class QueuedEvent:
 
 @dataclass(frozen=True)
 class CompletedEvent:
-    """Always the last event of a job that succeeded."""
+    """Always the last event of a transfer that succeeded."""
 
     queued_seconds: float
     run_seconds: float

@@ -9,7 +9,7 @@ import uuid
 from collections import deque
 from contextlib import suppress
 
-from intarsia_server.engine.request import TransferRequest
+from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import ExecutionCancelledError, Executor, ResultEvent
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, QueuedEvent
 from intarsia_server.jobs.model import Job, JobState
@@ -84,7 +84,7 @@ class JobManager:
         if len(self._active) >= self._capacity + self._executor.slots:
             raise QueueFullError(self._recent_seconds)
 
-    def submit(self, request: TransferRequest, *, request_id: str, size: tuple[int, int]) -> Job:
+    def submit(self, request: Work, *, request_id: str, size: tuple[int, int]) -> Job:
         """Queues a job.
 
         Raises:
@@ -98,7 +98,7 @@ class JobManager:
         self._idle.clear()
         self._queue.append(job)
         job.log.publish(AcceptedEvent(job.job_id, request_id, job.queue_position, *size))
-        log.info("job %s accepted: %s, %dx%d", job.job_id, request.parameters.method, *size)
+        log.info("job %s accepted: %s, %dx%d", job.job_id, request.kind, *size)
         self._arrived.set()
         return job
 

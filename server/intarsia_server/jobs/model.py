@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from intarsia_server.engine.request import TransferRequest
+from intarsia_server.engine.request import Work
 from intarsia_server.jobs.events import EventLog
 
 
@@ -37,7 +37,7 @@ class Job:
         request: what to do.
         size: (width, height) of the result in pixels.
         log: its events.
-        cancel: set to stop it within one step.
+        cancel: set to stop it.
         state: see `JobState`.
         queued_at: monotonic seconds.
         started_at: monotonic seconds, None while queued.
@@ -46,7 +46,7 @@ class Job:
 
     job_id: str
     request_id: str
-    request: TransferRequest
+    request: Work
     size: tuple[int, int]
     log: EventLog = field(default_factory=EventLog)
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
