@@ -57,6 +57,8 @@ def inputs() -> Inputs:
     return Inputs(
         content=picture(128, 128, 128),
         labels=np.tile(np.arange(WIDTH, dtype=np.int32) * 3 // WIDTH, (HEIGHT, 1)),
+        masks=None,
+        styled=(0, 1, 2),
         styles=styles,
         covers=styles,
         start=None,

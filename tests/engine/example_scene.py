@@ -12,11 +12,13 @@ import numpy as np
 from intarsia_server.engine.inputs import Inputs, decode_inputs
 from intarsia_server.engine.parameters import MethodParameters, resolve
 from intarsia_server.engine.request import (
+    LabelMapSource,
     Optimization,
     Optimizer,
     Output,
     Precision,
     Segment,
+    Segmentation,
     Start,
     TransferRequest,
 )
@@ -62,6 +64,7 @@ def request(
     size: tuple[int, int] = (96, 64),
     paper: bool = False,
     label_map: np.ndarray | None = None,
+    segmentation: Segmentation | None = None,
     segments: tuple[Mapping[str, Any], ...] = ({}, {}, {}),
     optimizer: Optimizer = Optimizer.LBFGS,
     start: Start = Start.CONTENT,
@@ -76,6 +79,7 @@ def request(
         size: (width, height) of the content image and of the result.
         paper: the publication's objective and knobs.
         label_map: [H, W] in place of the example's.
+        segmentation: in place of a label map.
         segments: per segment, attributes that differ from the default; {"style": None} keeps a segment.
         optimizer: how.
         start: from where.
@@ -89,7 +93,7 @@ def request(
     )
     return TransferRequest(
         content=png(content(width, height)),
-        label_map=png(labels(width, height) if label_map is None else label_map),
+        segmentation=segmentation or LabelMapSource(png(labels(width, height) if label_map is None else label_map)),
         segments=chosen,
         parameters=resolved(method, explicit, paper=paper),
         paper=paper,

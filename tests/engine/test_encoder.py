@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 from intarsia_server.engine.encoder import LAYERS, Encoder, denormalise, normalise
-from intarsia_server.engine.errors import EncoderUnavailableError
+from intarsia_server.engine.errors import WeightsUnavailableError
 from intarsia_server.engine.weights import load_weights
 from reference import USED_LAYERS, Vgg
 from torch import Tensor, nn
@@ -170,7 +170,7 @@ WRONG_FILES: dict[str, tuple[object, str]] = {
 def test_wrong_file_is_refused(content: object, message: str, tmp_path: Path) -> None:
     path = tmp_path / "wrong.pth"
     torch.save(content, path)
-    with pytest.raises(EncoderUnavailableError, match=f"'mine'.*{message}"):
+    with pytest.raises(WeightsUnavailableError, match=f"'mine'.*{message}"):
         load_weights("mine", files={"mine": path})
 
 
@@ -195,13 +195,13 @@ def nothing(path: Path) -> None:
 @pytest.mark.parametrize("make", [cut, text, code, nothing])
 def test_unreadable_file_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "weights.pth")
-    with pytest.raises(EncoderUnavailableError, match=r"'mine'.*cannot be read"):
+    with pytest.raises(WeightsUnavailableError, match=r"'mine'.*cannot be read"):
         load_weights("mine", files={"mine": tmp_path / "weights.pth"})
 
 
 def test_torchvision_is_not_fetched_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(EncoderUnavailableError, match=r"vgg19-dcbb9e9d\.pth is not in the torch hub cache"):
+    with pytest.raises(WeightsUnavailableError, match=r"vgg19-dcbb9e9d\.pth is not in the torch hub cache"):
         load_weights("torchvision")
     assert not list(tmp_path.rglob("*.pth"))
 
@@ -211,7 +211,7 @@ def test_tampered_torchvision_file_is_refused(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "hub" / "checkpoints" / "vgg19-dcbb9e9d.pth"
     path.parent.mkdir(parents=True)
     torch.save(state(), path)
-    with pytest.raises(EncoderUnavailableError, match="'torchvision'"):
+    with pytest.raises(WeightsUnavailableError, match="'torchvision'"):
         load_weights("torchvision")
 
 
@@ -231,12 +231,12 @@ def test_tampered_embedded_file_is_refused(tmp_path: Path, monkeypatch: pytest.M
     tampered[len(tampered) // 2] ^= 1
     shadow_wheel(tmp_path, {"weights.bin": bytes(tampered)})
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(EncoderUnavailableError, match="SHA-256"):
+    with pytest.raises(WeightsUnavailableError, match="SHA-256"):
         load_weights("embedded")
 
 
 def test_wheel_without_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shadow_wheel(tmp_path, {"readme.txt": b""})
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(EncoderUnavailableError, match="carries no weights file"):
+    with pytest.raises(WeightsUnavailableError, match="carries no weights file"):
         load_weights("embedded")

@@ -10,6 +10,7 @@ from intarsia_server.engine.events import StageStarted
 from intarsia_server.engine.parameters import MaskedGramParameters
 from intarsia_server.engine.request import (
     ImageFormat,
+    LabelMapSource,
     Optimization,
     Optimizer,
     Output,
@@ -75,7 +76,7 @@ class ScriptedExecutor(Executor):
 def transfer_request(seed: int) -> TransferRequest:
     return TransferRequest(
         content=b"",
-        label_map=b"",
+        segmentation=LabelMapSource(b""),
         segments=(),
         parameters=MaskedGramParameters(),
         paper=False,

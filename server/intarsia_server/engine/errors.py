@@ -21,8 +21,8 @@ class InvalidInputError(ValueError):
         return type(self), (self.field, self.reason)
 
 
-class EncoderUnavailableError(RuntimeError):
-    """An encoder that is known, but whose weights are not at hand; the message says how to bring them."""
+class WeightsUnavailableError(RuntimeError):
+    """A network that is known, but whose weights are not at hand; the message says how to bring them."""
 
 
 class CancelledError(Exception):

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from intarsia_server.engine.images import Pixels
 
+Warnings = tuple[tuple[str, str], ...]
+"""What had to be worked around, as (code, message)."""
+
 LossValue = tuple[str, int | None, float]
 """Name, segment (None: whole picture) and weighted value of a loss."""
 

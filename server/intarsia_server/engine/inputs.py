@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from typing import overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from intarsia_server.engine.errors import InvalidInputError
+from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.images import Pixels, cover, decode_rgb, fit_longer_side, resize
+from intarsia_server.engine.label_finder import NO_TOOLS, Tools
 from intarsia_server.engine.request import Segment, Start, TransferRequest
-from intarsia_server.engine.segmentation import LabelMap, assign_segments, decode_label_map, resize_labels
+from intarsia_server.engine.segment_finder import SegmentFinder
+from intarsia_server.engine.segmentation import LabelMap
 
 MIN_SIDE = 32
 """The encoder's reach: a shorter side leaves fewer than two pixels at relu5_1."""
@@ -27,8 +31,10 @@ class StyleImages(Sequence[Pixels | None]):
     Hundreds of segments may each bring a style of the output's size: only one at a time has to fit into memory.
     """
 
-    def __init__(self, request: TransferRequest, shape: Callable[[Pixels, Segment], Pixels], max_pixels: int) -> None:
-        self._segments = request.segments
+    def __init__(
+        self, segments: Sequence[Segment], shape: Callable[[Pixels, Segment], Pixels], max_pixels: int
+    ) -> None:
+        self._segments = segments
         self._shape = shape
         self._max_pixels = max_pixels
 
@@ -56,6 +62,8 @@ class Inputs:
     Attributes:
         content: RGB [H, W, 3].
         labels: segment index of every pixel [H, W].
+        masks: soft masks [R, H, W], a partition of unity in which kept segments' are hard; None: `labels` says all.
+        styled: indices of the segments that have a style and pixels to wear it.
         styles: per segment the style image in its own proportions, scaled by `style_scale`; None for keep.
         covers: per segment the style image cropped to [H, W, 3], for the surrogate and the paper's objective.
         start: the start image [H, W, 3], if the request brings one.
@@ -64,10 +72,12 @@ class Inputs:
 
     content: Pixels
     labels: LabelMap
+    masks: NDArray[np.float32] | None
+    styled: tuple[int, ...]
     styles: Sequence[Pixels | None]
     covers: Sequence[Pixels | None]
     start: Pixels | None
-    warnings: tuple[tuple[str, str], ...]
+    warnings: Warnings
 
 
 def check_inputs(request: TransferRequest, *, max_pixels: int) -> tuple[int, int]:
@@ -83,41 +93,55 @@ def check_inputs(request: TransferRequest, *, max_pixels: int) -> tuple[int, int
     Raises:
         InvalidInputError: whatever is wrong with them, with the field's path.
     """
-    _, labels = _content_and_labels(request, _Decoder(max_pixels))
-    _check_others(request, labels, _Decoder(max_pixels))
-    height, width = labels.shape
+    decode = Decoder(max_pixels)
+    content = _content(request, decode)
+    width, height = output_size(content, request.output.size, max_pixels=max_pixels)
+    SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels).check((width, height))
+    _check_others(request, (width, height), Decoder(max_pixels))
     return width, height
 
 
-def decode_inputs(request: TransferRequest, *, max_pixels: int) -> Inputs:
-    """Checks as `check_inputs` does, and makes the pictures of the working size.
+def decode_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO_TOOLS) -> Inputs:
+    """Checks as `check_inputs` does, finds the segments, and makes the pictures of the working size.
+
+    Args:
+        request: with all values resolved.
+        max_pixels: as of `check_inputs`.
+        tools: what finding the segments may need.
 
     Raises:
-        InvalidInputError: as `check_inputs`.
+        InvalidInputError: as `check_inputs`, and for what only shows once the segments have been found.
+        WeightsUnavailableError, CancelledError: as the tools say.
     """
-    decode = _Decoder(max_pixels)
-    content, labels = _content_and_labels(request, decode)
-    _check_others(request, labels, decode)
-    height, width = labels.shape
+    decode = Decoder(max_pixels)
+    content = _content(request, decode)
+    width, height = output_size(content, request.output.size, max_pixels=max_pixels)
+    finder = SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels)
+    found = finder.find((width, height), tools)
+    _check_others(request, (width, height), decode)
     start = None
     if request.optimization.start is Start.IMAGE:
         start = cover(decode(request.optimization.start_image or b"", _START_FIELD), width, height)
     return Inputs(
         content=resize(content, width, height),
-        labels=labels,
+        labels=found.labels,
+        masks=found.masks,
+        styled=found.styled,
         styles=StyleImages(
-            request, lambda pixels, segment: resize(pixels, *_style_size(pixels, segment, width, height)), max_pixels
+            request.segments,
+            lambda pixels, segment: resize(pixels, *style_size(pixels, segment, width, height)),
+            max_pixels,
         ),
-        covers=StyleImages(request, lambda pixels, _: cover(pixels, width, height), max_pixels),
+        covers=StyleImages(request.segments, lambda pixels, _: cover(pixels, width, height), max_pixels),
         start=start,
-        warnings=tuple(dict.fromkeys(decode.warnings)),
+        warnings=(*dict.fromkeys(decode.warnings), *found.warnings),
     )
 
 
 _START_FIELD = "optimization.start_image.data"
 
 
-class _Decoder:
+class Decoder:
     """`decode_rgb` with one limit, gathering the warnings."""
 
     def __init__(self, max_pixels: int) -> None:
@@ -125,49 +149,48 @@ class _Decoder:
         self.warnings: list[tuple[str, str]] = []
 
     def __call__(self, data: bytes, field: str) -> Pixels:
+        """RGB [H, W, 3]."""
         decoded = decode_rgb(data, field, max_pixels=self.max_pixels)
         if decoded.warning:
             self.warnings.append(("colour_profile_ignored", decoded.warning))
         return decoded.pixels
 
 
-def _content_and_labels(request: TransferRequest, decode: _Decoder) -> tuple[Pixels, LabelMap]:
-    """The content image as it came, and the segment indices at the output's size."""
+def _content(request: TransferRequest, decode: Decoder) -> Pixels:
+    """The content image as it came."""
     content = decode(request.content, "content.data")
-    _check_side(content, "content.data")
-    labels = decode_label_map(request.label_map, "label_map.data", max_pixels=decode.max_pixels)
-    if labels.shape != content.shape[:2]:
-        raise InvalidInputError(
-            "label_map.data",
-            f"is {labels.shape[1]}x{labels.shape[0]} pixels, the content image {content.shape[1]}x{content.shape[0]}",
-        )
-    labels = assign_segments(labels, request.segments, label_field="label_map.data", segment_field="segments")
-    width, height = output_size(content, request.output.size, max_pixels=decode.max_pixels)
-    labels = resize_labels(labels, len(request.segments), width, height)
-    _check_segments_survive(labels, len(request.segments), width, height)
-    return content, labels
+    check_side(content, "content.data")
+    return content
 
 
-def _check_others(request: TransferRequest, labels: LabelMap, decode: _Decoder) -> None:
-    height, width = labels.shape
-    for index, segment in enumerate(request.segments):
+def _check_others(request: TransferRequest, size: tuple[int, int], decode: Decoder) -> None:
+    check_styles(request.segments, *size, decode)
+    if request.optimization.start is Start.IMAGE:
+        decode(request.optimization.start_image or b"", _START_FIELD)
+
+
+def check_styles(segments: Sequence[Segment], width: int, height: int, decode: Decoder) -> None:
+    """Decodes every style image once and refuses those that cannot serve a picture of that size.
+
+    Raises:
+        InvalidInputError: with the field's path.
+    """
+    for index, segment in enumerate(segments):
         if segment.style is None:
             continue
         field = f"segments[{index}].style"
         style = decode(segment.style, f"{field}.data")
-        _check_side(style, f"{field}.data")
-        style_width, style_height = _style_size(style, segment, width, height)
+        check_side(style, f"{field}.data")
+        style_width, style_height = style_size(style, segment, width, height)
         size = f"makes the style image {style_width}x{style_height} pixels"
         if min(style_width, style_height) < MIN_SIDE:
             raise InvalidInputError(f"{field}_scale", f"{size}; both sides need {MIN_SIDE}")
         # At scale 1 the style is as large as the output, give or take the rounding.
         if segment.style_scale > 1 and style_width * style_height > decode.max_pixels:
             raise InvalidInputError(f"{field}_scale", f"{size}, more than the limit of {decode.max_pixels}")
-    if request.optimization.start is Start.IMAGE:
-        decode(request.optimization.start_image or b"", _START_FIELD)
 
 
-def _style_size(style: Pixels, segment: Segment, width: int, height: int) -> tuple[int, int]:
+def style_size(style: Pixels, segment: Segment, width: int, height: int) -> tuple[int, int]:
     """(width, height) that gives a style image the output's number of pixels, times `style_scale` squared."""
     style_height, style_width = style.shape[:2]
     scale = segment.style_scale * math.sqrt(width * height / (style_width * style_height))
@@ -194,17 +217,10 @@ def output_size(content: Pixels, size: int | None, *, max_pixels: int) -> tuple[
     return width, height
 
 
-def _check_side(pixels: Pixels, field: str) -> None:
+def check_side(pixels: Pixels, field: str) -> None:
+    """Raises InvalidInputError when the encoder's reach is longer than a side."""
     height, width = pixels.shape[:2]
     if min(width, height) < MIN_SIDE:
         raise InvalidInputError(
             field, f"is {width}x{height} pixels; the encoder's reach needs {MIN_SIDE} on both sides"
-        )
-
-
-def _check_segments_survive(labels: LabelMap, count: int, width: int, height: int) -> None:
-    lost = set(range(count)) - set(np.unique(labels).tolist())
-    if lost:
-        raise InvalidInputError(
-            f"segments[{min(lost)}].labels", f"no pixel of the segment is left at the output size {width}x{height}"
         )

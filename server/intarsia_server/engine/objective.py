@@ -117,10 +117,12 @@ class ObjectiveBuilder:
         self._cancelled = cancelled
         self._style_cache: dict[tuple[int, float], Mapping[str, Tensor]] = {}
         self._palettes: dict[int, Palette] = {}
-        self._styled = [index for index, segment in enumerate(segments) if segment.style is not None]
+        self._styled = list(inputs.styled)
         self.content = self.to_image(inputs.content)
-        self.masks = segment_masks(inputs.labels, len(segments)).to(self.content)
-        self.free = self.masks[self._styled].sum(dim=0)
+        hard = segment_masks(inputs.labels, len(segments)).to(self.content)
+        self.masks = hard if inputs.masks is None else torch.from_numpy(inputs.masks).to(self.content)
+        """[R, H, W], a partition of unity; those of kept segments are hard."""
+        self.free = hard[self._styled].sum(dim=0)
         """[H, W]: 1 where the image may change, 0 in kept segments."""
         self.warnings: list[tuple[str, str]] = []
 

@@ -40,6 +40,72 @@ class ImageFormat(StrEnum):
     WEBP = "webp"
 
 
+class SegmentationModel(StrEnum):
+    """Networks that find VOC's classes, as torchvision has them."""
+
+    FCN_RESNET101 = "fcn_resnet101"
+    DEEPLABV3_RESNET101 = "deeplabv3_resnet101"
+    LRASPP_MOBILENET_V3_LARGE = "lraspp_mobilenet_v3_large"
+
+
+@dataclass(frozen=True)
+class LabelMapSource:
+    """An encoded label map of the content image's size."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SoftMask:
+    """How much each pixel belongs to a label: an encoded grey picture of the content image's size."""
+
+    label: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SoftMasks:
+    """One mask per label."""
+
+    masks: tuple[SoftMask, ...]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle around an object, in pixels of the upright content image; right and bottom lie outside."""
+
+    label: int
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """Objects by their boxes; label 0 is everything else."""
+
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Scribbles:
+    """An encoded picture of the content image's size in which some pixels carry their label."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """Whatever a network finds; labels are class indices."""
+
+    model: SegmentationModel
+
+
+Segmentation = LabelMapSource | SoftMasks | Boxes | Scribbles | Automatic
+"""Where the segments lie, or how to find out."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Segment:
     """All pixels of one or several labels, and what to do with them.
@@ -84,7 +150,7 @@ class TransferRequest:
     """Everything a job needs; picklable, so that it can cross to a worker process."""
 
     content: bytes = field(repr=False)
-    label_map: bytes = field(repr=False)
+    segmentation: Segmentation
     segments: tuple[Segment, ...] = field(repr=False)
     parameters: MethodParameters
     paper: bool
@@ -125,5 +191,18 @@ class EvaluationRequest:
         return "evaluation"
 
 
-Work = TransferRequest | EvaluationRequest
+@dataclass(frozen=True, kw_only=True)
+class SegmentationRequest:
+    """A content image whose labels are wanted, and how to find them; picklable."""
+
+    content: bytes = field(repr=False)
+    segmentation: Segmentation
+
+    @property
+    def kind(self) -> str:
+        """What the log calls it."""
+        return "segmentation"
+
+
+Work = TransferRequest | EvaluationRequest | SegmentationRequest
 """Whatever a job can be."""

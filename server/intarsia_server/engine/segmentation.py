@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,52 +16,121 @@ from intarsia_server.engine.request import Segment
 
 MAX_COLOURS = 64
 MAX_SEGMENTS = 256
+UNMARKED_GREY = 255
+"""What a scribble picture without transparency is filled with."""
 
 LabelMap = NDArray[np.int32]
 """[H, W]; label values as they stand in the file, or segment indices once assigned."""
 
 
-def decode_label_map(data: bytes, field: str, *, max_pixels: int) -> LabelMap:
-    """Reads an index, palette or colour-coded picture; the label of a colour is 0xRRGGBB.
+class Scale(Enum):
+    """What the numbers of a label picture mean, and so which of them are near each other."""
+
+    INDEX = "index"
+    GREY = "grey"
+    COLOUR = "colour"
+
+
+@dataclass(frozen=True)
+class LabelPicture:
+    """A picture of labels as it was decoded.
+
+    Attributes:
+        values: [H, W]: index, grey value or 0xRRGGBB of every pixel; -1 where the picture is not opaque.
+        scale: which of the three.
+    """
+
+    values: LabelMap
+    scale: Scale
+
+
+def read_labels(data: bytes, field: str, *, max_pixels: int, transparent_entries: bool = False) -> LabelPicture:
+    """Reads an index, palette, grey or colour-coded picture, however many colours it has.
+
+    Args:
+        data: the encoded picture.
+        field: its path, for errors.
+        max_pixels: largest picture to decode.
+        transparent_entries: whether a palette's transparent entries show no label; in label maps they are labels too.
 
     Raises:
-        InvalidInputError: not a picture, translucent, or more than 64 colours.
+        InvalidInputError: not a picture, or not of whole numbers from 0 on.
     """
     image = open_image(data, field, max_pixels=max_pixels)
     if image.mode in {"P", "L", "1", "I", "I;16", "I;16L", "I;16B"}:
         values = np.asarray(image).astype(np.int32)
         if values.min() < 0:
             raise InvalidInputError(field, "has negative labels")
-        return values
+        if transparent_entries and "transparency" in image.info:
+            values[np.asarray(image.convert("RGBA").getchannel("A")) < 255] = -1
+        return LabelPicture(values, Scale.GREY if image.mode == "L" else Scale.INDEX)
     if image.mode == "F":
         raise InvalidInputError(field, "has fractions for labels")
-    if "A" in image.getbands() and image.getchannel("A").getextrema() != (255, 255):
-        raise InvalidInputError(field, "is translucent; a label map has one opaque label a pixel")
-    return _decode_colours(image, field)
-
-
-def _decode_colours(image: Image.Image, field: str) -> LabelMap:
     rgb = np.asarray(image.convert("RGB")).astype(np.int32)
     if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all():
         # A grey picture saved as RGB: its labels are the grey values that its maker wrote.
-        return np.ascontiguousarray(rgb[..., 0])
-    packed = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-    colours = len(np.unique(packed))
+        picture = LabelPicture(np.ascontiguousarray(rgb[..., 0]), Scale.GREY)
+    else:
+        picture = LabelPicture(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], Scale.COLOUR)
+    if "A" in image.getbands():
+        picture.values[np.asarray(image.getchannel("A")) < 255] = -1
+    return picture
+
+
+def decode_label_map(data: bytes, field: str, *, max_pixels: int) -> LabelMap:
+    """Reads a label map that has to be right as it stands; the label of a colour is 0xRRGGBB.
+
+    Raises:
+        InvalidInputError: not a picture, translucent, or more than 64 colours.
+    """
+    picture = read_labels(data, field, max_pixels=max_pixels)
+    if picture.values.min() < 0:
+        raise translucent(field)
+    check_colours(picture, field)
+    return picture.values
+
+
+def read_marks(data: bytes, field: str, *, max_pixels: int) -> LabelMap:
+    """Reads scribbles: labels, or -1 where the picture is not opaque, or 255 in a grey or palette picture.
+
+    Raises:
+        InvalidInputError: as `read_labels`, or more than 64 colours.
+    """
+    picture = read_labels(data, field, max_pixels=max_pixels, transparent_entries=True)
+    check_colours(picture, field)
+    if picture.scale is not Scale.COLOUR:
+        picture.values[picture.values == UNMARKED_GREY] = -1
+    return picture.values
+
+
+def translucent(field: str) -> InvalidInputError:
+    """The refusal of a label map with pixels that show no label."""
+    return InvalidInputError(field, "is translucent; a label map has one opaque label a pixel")
+
+
+def check_colours(picture: LabelPicture, field: str) -> None:
+    """Refuses a colour-coded picture that can only be a photograph, or a label map that was blurred.
+
+    Raises:
+        InvalidInputError: more than 64 colours.
+    """
+    if picture.scale is not Scale.COLOUR:
+        return
+    present = np.unique(picture.values)
+    colours = len(present) - int(present[0] < 0)
     if colours > MAX_COLOURS:
         raise InvalidInputError(
             field,
             f"has {colours} colours, at most {MAX_COLOURS} are allowed; "
             "a label map must not be saved as JPEG or anti-aliased",
         )
-    return packed
 
 
-def assign_segments(labels: LabelMap, segments: Sequence[Segment], *, label_field: str, segment_field: str) -> LabelMap:
-    """Replaces every label by the index of the segment that claims it.
+def owners(segments: Sequence[Segment], *, segment_field: str) -> dict[int, int]:
+    """The index of the segment that claims each label.
 
     Raises:
-        InvalidInputError: a label that no segment claims, two segments that claim one label, or a segment without
-            pixels.
+        InvalidInputError: a label that is claimed twice.
     """
     owner: dict[int, int] = {}
     for index, segment in enumerate(segments):
@@ -69,24 +140,51 @@ def assign_segments(labels: LabelMap, segments: Sequence[Segment], *, label_fiel
                     f"{segment_field}[{index}].labels", f"label {label} already belongs to segments[{owner[label]}]"
                 )
             owner[label] = index
-    present, inverse = np.unique(labels, return_inverse=True)
-    missing = [int(label) for label in present if int(label) not in owner]
+    return owner
+
+
+def check_claims(
+    present: Collection[int], segments: Sequence[Segment], *, label_field: str, segment_field: str
+) -> dict[int, int]:
+    """Checks that the segments claim all labels that are there and no other.
+
+    Returns:
+        The index of the segment that claims each label.
+
+    Raises:
+        InvalidInputError: a label that no segment claims, two segments that claim one label, or a segment that claims
+            a label that is not there.
+    """
+    owner = owners(segments, segment_field=segment_field)
+    missing = [label for label in present if label not in owner]
     if missing:
-        listed = ", ".join(map(_label_name, missing[:8])) + (", ..." if len(missing) > 8 else "")
+        listed = ", ".join(map(label_name, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise InvalidInputError(label_field, f"labels without a style: {listed}")
-    found = {int(label) for label in present}
+    there, picture = set(present), label_field.partition(".")[0]
     for index, segment in enumerate(segments):
-        absent = [label for label in segment.labels if label not in found]
+        absent = [label for label in segment.labels if label not in there]
         if absent:
             raise InvalidInputError(
-                f"{segment_field}[{index}].labels", f"label {_label_name(absent[0])} has no pixel in the label map"
+                f"{segment_field}[{index}].labels", f"label {label_name(absent[0])} has no pixel in {picture}"
             )
+    return owner
+
+
+def assign_segments(labels: LabelMap, segments: Sequence[Segment], *, label_field: str, segment_field: str) -> LabelMap:
+    """Replaces every label by the index of the segment that claims it.
+
+    Raises:
+        InvalidInputError: as `check_claims`.
+    """
+    present, inverse = np.unique(labels, return_inverse=True)
+    owner = check_claims(present.tolist(), segments, label_field=label_field, segment_field=segment_field)
     lookup = np.array([owner[int(label)] for label in present], dtype=np.int32)
     indices: LabelMap = lookup[inverse].reshape(labels.shape)
     return indices
 
 
-def _label_name(label: int) -> str:
+def label_name(label: int) -> str:
+    """A label for a person, as a number and, where it can be one, as a colour."""
     return str(label) if label <= 65535 else f"{label} (#{label:06x})"
 
 

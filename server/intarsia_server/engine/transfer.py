@@ -21,7 +21,17 @@ from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.methods import Stage, StageStart, stages
 from intarsia_server.engine.objective import ObjectiveBuilder
 from intarsia_server.engine.optimizers import LBFGS, Adam, StepOptimizer
-from intarsia_server.engine.request import Optimizer, Start, TransferRequest
+from intarsia_server.engine.request import (
+    Automatic,
+    Boxes,
+    LabelMapSource,
+    Optimizer,
+    Scribbles,
+    Segmentation,
+    SoftMasks,
+    Start,
+    TransferRequest,
+)
 from intarsia_server.engine.weights import EMBEDDED
 
 _PAPER_ON_EMBEDDED = (
@@ -54,9 +64,8 @@ def transfer(
     if request.paper and request.encoder == EMBEDDED:
         yield TransferWarning("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
     builder = ObjectiveBuilder(encoder, inputs, request.segments, paper=request.paper, cancelled=cancelled)
-    styled = tuple(index for index, segment in enumerate(request.segments) if segment.style is not None)
     longer_side = max(inputs.labels.shape)
-    plan = stages(request.parameters, styled, paper=request.paper, longer_side=longer_side)
+    plan = stages(request.parameters, inputs.styled, paper=request.paper, longer_side=longer_side)
     job_start = _start_image(request, inputs, builder)
     first = composite = job_start
     total_steps = sum(stage.steps for stage in plan)
@@ -67,14 +76,14 @@ def transfer(
         if request.optimization.start is Start.PALETTE and stage.start is not StageStart.COMPOSITE:
             start = builder.recolour(start, stage.losses)
         optimizer = _optimizer(request, start)
-        scope = None if stage.scope is None else builder.masks[stage.scope] > 0
+        scope = None if stage.scope is None else torch.from_numpy(inputs.labels == stage.scope).to(composite.device)
         shown = partial(_paste, scope=scope, onto=composite)
         yield from _run_stage(stage, builder, optimizer, shown, (done, total_steps), cancelled)
         done += stage.steps
         if index == 0:
             first = optimizer.image
         composite = shown(optimizer.image)
-    return _to_pixels(composite, inputs, styled)
+    return _to_pixels(composite, inputs)
 
 
 def describe(request: TransferRequest, versions: dict[str, str]) -> dict[str, str]:
@@ -95,7 +104,7 @@ def describe(request: TransferRequest, versions: dict[str, str]) -> dict[str, st
         "encoder": request.encoder,
         "precision": request.precision,
         "content_sha256": _sha256(request.content),
-        "label_map_sha256": _sha256(request.label_map),
+        "segmentation": _describe_segmentation(request.segmentation),
         "segments": [
             {
                 "labels": segment.labels,
@@ -109,6 +118,21 @@ def describe(request: TransferRequest, versions: dict[str, str]) -> dict[str, st
         "versions": versions,
     }
     return {"Software": f"intarsia {versions['intarsia']}", "intarsia": json.dumps(parameters)}
+
+
+def _describe_segmentation(source: Segmentation) -> dict[str, object]:
+    """Its kind and values, with a hash for every picture."""
+    match source:
+        case LabelMapSource(data=data):
+            return {"label_map_sha256": _sha256(data)}
+        case SoftMasks(masks=masks):
+            return {"soft_masks": [{"label": mask.label, "sha256": _sha256(mask.data)} for mask in masks]}
+        case Boxes():
+            return asdict(source)
+        case Scribbles(data=data):
+            return {"scribbles_sha256": _sha256(data)}
+        case Automatic(model=model):
+            return {"automatic": model}
 
 
 def _run_stage(
@@ -172,10 +196,10 @@ def _start_image(request: TransferRequest, inputs: Inputs, builder: ObjectiveBui
     return torch.where(builder.free > 0, start, builder.content)
 
 
-def _to_pixels(image: Tensor, inputs: Inputs, styled: tuple[int, ...]) -> Pixels:
+def _to_pixels(image: Tensor, inputs: Inputs) -> Pixels:
     """Kept segments are copied from the content image, so that they come out to the very bit."""
     pixels = _pixels(image)
-    kept = ~torch.isin(torch.from_numpy(inputs.labels), torch.tensor(styled)).numpy()
+    kept = ~torch.isin(torch.from_numpy(inputs.labels), torch.tensor(inputs.styled)).numpy()
     pixels[kept] = inputs.content[kept]
     return pixels
 

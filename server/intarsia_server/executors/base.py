@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from intarsia_server.engine.device_info import DeviceInfo
 from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning
 from intarsia_server.engine.figures import Evaluation
+from intarsia_server.engine.label_answer import FoundLabels
 from intarsia_server.engine.request import ImageFormat, Precision, Work
 
 
@@ -57,7 +58,16 @@ class EvaluatedEvent(FinalEvent):
     evaluation: Evaluation
 
 
-ExecutorEvent = StageStarted | ProgressEvent | PreviewEvent | TransferWarning | ResultEvent | EvaluatedEvent
+@dataclass(frozen=True)
+class SegmentedEvent(FinalEvent):
+    """The labels of a content image have been found."""
+
+    found: FoundLabels
+
+
+ExecutorEvent = (
+    StageStarted | ProgressEvent | PreviewEvent | TransferWarning | ResultEvent | EvaluatedEvent | SegmentedEvent
+)
 """The engine's own events where they can cross to another process as they are."""
 
 
@@ -111,7 +121,7 @@ class Executor(ABC):
             cancel: once set, the work stops; a transfer within one step.
 
         Raises:
-            InvalidInputError, EncoderUnavailableError: as the engine says.
+            InvalidInputError, WeightsUnavailableError: as the engine says.
             ExecutionCancelledError: `cancel` was set.
             OutOfMemoryError, WorkerDiedError: as their names say.
         """

@@ -17,7 +17,7 @@ import torch
 from intarsia_server import ops
 from intarsia_server.engine.capabilities import describe_device, resolve_precision, torch_dtype
 from intarsia_server.engine.encoder import Encoder
-from intarsia_server.engine.errors import CancelledError, EncoderUnavailableError, InvalidInputError
+from intarsia_server.engine.errors import CancelledError, InvalidInputError, WeightsUnavailableError
 from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferWarning
 from intarsia_server.engine.images import Pixels, encode, fit_longer_side, resize
 from intarsia_server.engine.inputs import decode_inputs
@@ -55,7 +55,7 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
     keep_memory()
     try:
         worker = _Worker(config)
-    except (EncoderUnavailableError, RuntimeError) as error:
+    except (WeightsUnavailableError, RuntimeError) as error:
         connection.send(Failed(ExecutorStartError(str(error))))
         return
     try:
@@ -108,7 +108,7 @@ class _Worker:
             self._carry_out(command.request, cancelled, send)
         except CancelledError:
             send(Failed(ExecutionCancelledError()))
-        except (InvalidInputError, EncoderUnavailableError) as error:
+        except (InvalidInputError, WeightsUnavailableError) as error:
             send(Failed(error))
         except (torch.OutOfMemoryError, MemoryError):
             send(Failed(OutOfMemoryError("not enough memory on the device for a picture of this size")))

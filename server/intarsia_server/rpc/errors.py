@@ -10,7 +10,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from intarsia_server.engine.errors import EncoderUnavailableError, InvalidInputError
+from intarsia_server.engine.errors import InvalidInputError, WeightsUnavailableError
 from intarsia_server.executors.base import OutOfMemoryError, WorkerDiedError
 from intarsia_server.jobs.manager import DrainingError, DuplicateRequestError, JobCancelledError, QueueFullError
 
@@ -21,7 +21,7 @@ MAX_TEXT = 1000
 
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (InvalidInputError, grpc.StatusCode.INVALID_ARGUMENT),
-    (EncoderUnavailableError, grpc.StatusCode.FAILED_PRECONDITION),
+    (WeightsUnavailableError, grpc.StatusCode.FAILED_PRECONDITION),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (OutOfMemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (DuplicateRequestError, grpc.StatusCode.ALREADY_EXISTS),
