@@ -17,6 +17,7 @@ from intarsia.v1 import style_transfer_pb2 as pb
 __all__ = [
     "DEFAULT_METHOD",
     "KEEP",
+    "PAPER_METHOD",
     "StyleSource",
     "Styles",
     "StylizeOptions",
@@ -25,7 +26,9 @@ __all__ = [
     "parse_label",
 ]
 
-DEFAULT_METHOD = "masked-gram"
+DEFAULT_METHOD = "blended"
+PAPER_METHOD = "single-shot"
+"""The default with `paper`: the publication's last attempt."""
 KEEP = "keep"
 
 StyleSource: TypeAlias = ImageSource
@@ -41,7 +44,7 @@ class StylizeOptions(TypedDict, total=False):
     labels: Required[ImageSource]
     styles: Styles
     segments: Sequence[pb.Segment]
-    method: str
+    method: str | None
     paper: bool
     size: int | None
     steps: int | None
@@ -60,7 +63,7 @@ def build_request(
     labels: ImageSource,
     styles: Styles | None = None,
     segments: Sequence[pb.Segment] = (),
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     paper: bool = False,
     size: int | None = None,
     steps: int | None = None,
@@ -80,7 +83,7 @@ def build_request(
         styles: A style image, or "keep", for each label of the label map: one segment per label, sorted by label.
             A label is a number (0 to 2^32 - 1), or "#rrggbb" for colour-coded label maps.
         segments: Instead of `styles`: the segments as the API has them (several labels in one, say).
-        method: One of `method_names()`.
+        method: One of `method_names()`; None: `DEFAULT_METHOD`, with `paper` `PAPER_METHOD`.
         paper: Run the method with the publication's own objective, weights, optimizer, start and step counts.
         size: The result's longer side in pixels; None: the server's default.
         steps: Steps of the method's (main) stages; None: the method's default.
@@ -104,7 +107,7 @@ def build_request(
     Example:
         >>> from intarsia.request import build_request
         >>> request = build_request(b"...", labels=b"...", styles={"#ff0000": b"...", 1: "keep"}, steps=50)
-        >>> [list(segment.labels) for segment in request.segments], request.masked_gram.steps
+        >>> [list(segment.labels) for segment in request.segments], request.blended.steps
         ([[1], [16711680]], 50)
     """
     precisions = {"auto": 0, **enum_names(pb.Precision.DESCRIPTOR)}
@@ -123,7 +126,7 @@ def build_request(
         set_parameter(key, number, [request])
     _set_parameters(
         request,
-        _method_message(request, method),
+        _method_message(request, method or (PAPER_METHOD if paper else DEFAULT_METHOD)),
         {"steps": steps, "size": size, "format": output_format},
         parameters or {},
     )

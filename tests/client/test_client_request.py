@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_server import picture
 from intarsia.errors import RequestError
-from intarsia.request import DEFAULT_METHOD, StylizeOptions, build_request, method_names, parse_label
+from intarsia.request import DEFAULT_METHOD, PAPER_METHOD, StylizeOptions, build_request, method_names, parse_label
 from intarsia.v1 import style_transfer_pb2 as pb
 from PIL import Image
 
@@ -24,10 +24,10 @@ def test_defaults() -> None:
     request = build()
     assert request.content.data == b"content"
     assert request.label_map.data == b"labels"
-    assert request.WhichOneof("method") == "masked_gram"
+    assert request.WhichOneof("method") == "blended"
     assert request.output.format == pb.IMAGE_FORMAT_PNG
     assert not request.output.HasField("size")
-    assert not request.masked_gram.HasField("steps")
+    assert not request.blended.HasField("steps")
     assert request.precision == pb.PRECISION_UNSPECIFIED
     assert uuid.UUID(request.request_id) != uuid.UUID(build().request_id)
 
@@ -46,21 +46,24 @@ def test_every_method_takes_its_own_knobs(method: str) -> None:
     assert message.content_weight == 2.5
 
 
+@pytest.mark.parametrize(("paper", "default"), [(False, DEFAULT_METHOD), (True, PAPER_METHOD)])
+def test_default_method(paper: bool, default: str) -> None:
+    request = build(paper=paper)
+    assert request.WhichOneof("method") == default.replace("-", "_")
+
+
 def test_method_names_come_from_the_proto() -> None:
-    assert DEFAULT_METHOD in method_names()
+    assert {DEFAULT_METHOD, PAPER_METHOD} <= set(method_names())
     assert "sequential-smooth" in method_names()
 
 
 @pytest.mark.parametrize(
     ("key", "value", "path", "expected"),
     [
-        ("capped_gradients", "true", "masked_gram.capped_gradients", True),
-        ("capped_gradients", "off", "masked_gram.capped_gradients", False),
-        ("capped_gradients", True, "masked_gram.capped_gradients", True),
-        ("tv_weight", "1e-3", "masked_gram.tv_weight", 1e-3),
-        ("tv_weight", 0, "masked_gram.tv_weight", 0.0),
-        ("tv_weight", "inf", "masked_gram.tv_weight", float("inf")),
-        ("steps", "12", "masked_gram.steps", 12),
+        ("tv_weight", "1e-3", "blended.tv_weight", 1e-3),
+        ("tv_weight", 0, "blended.tv_weight", 0.0),
+        ("tv_weight", "inf", "blended.tv_weight", float("inf")),
+        ("steps", "12", "blended.steps", 12),
         ("optimizer", "lbfgs", "optimization.optimizer", pb.OPTIMIZER_LBFGS),
         ("optimizer", "Adam", "optimization.optimizer", pb.OPTIMIZER_ADAM),
         ("start", "noise", "optimization.start", pb.START_NOISE),
@@ -75,6 +78,12 @@ def test_parameters_find_their_message(key: str, value: object, path: str, expec
     target = getattr(build(parameters={key: value}), message)
     assert getattr(target, field) == expected
     assert not target.DESCRIPTOR.fields_by_name[field].has_presence or target.HasField(field)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("true", True), ("off", False), (True, True)])
+def test_switches(value: object, expected: bool) -> None:
+    request = build(method="masked-gram", parameters={"capped_gradients": value})
+    assert request.masked_gram.capped_gradients is expected
 
 
 def test_segment_parameters_go_by_label() -> None:
@@ -134,7 +143,10 @@ def test_start_image_is_started_from(tmp_path: Path) -> None:
         ({"steps": -1}, "steps: -1 is out of range"),
         ({"steps": 2**32}, "steps: 4294967296 is out of range"),
         ({"seed": -1}, "seed: -1 is out of range"),
-        ({"parameters": {"capped_gradients": "maybe"}}, "capped_gradients: expected true or false, got 'maybe'"),
+        (
+            {"method": "masked-gram", "parameters": {"capped_gradients": "maybe"}},
+            "capped_gradients: expected true or false, got 'maybe'",
+        ),
         ({"parameters": {"optimizer": "sgd"}}, "optimizer: expected one of lbfgs, adam, got 'sgd'"),
         ({"parameters": {"optimizer": "unspecified"}}, "expected one of"),
         ({"parameters": {"start_image": 3}}, "start_image: expected a picture's path"),

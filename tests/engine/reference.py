@@ -26,7 +26,7 @@ TRAINING_MEAN_BGR = torch.tensor([103.939, 116.779, 123.68], dtype=torch.float64
 PUBLISHED = {
     "gatys": SimpleNamespace(steps=1000, content_weight=1e5, style_weight=1e2, tv_weight=0.0, background=0),
     "masked-gram": SimpleNamespace(
-        steps=1000, content_weight=1e5, style_weight=1e2, tv_weight=0.0, capped_gradients=False
+        steps=1000, content_weight=1e5, style_weight=1e2, tv_weight=0.0, capped_gradients=False, coarse_steps=0
     ),
     "sequential": SimpleNamespace(
         steps=1000, content_weight=1e5, style_weight=1e2, smoothing_steps=40, smoothing_tv_weight=1.0, background=0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import example_scene
@@ -140,6 +141,20 @@ def test_thin_segments_and_islands(width: int, encoder: Encoder) -> None:
     steps, _, result = run(example_scene.request("blended", {"steps": 3}, label_map=labels), encoder)
     assert all(np.isfinite(step.total) for step in steps)
     assert np.isfinite(result).all()
+
+
+@pytest.mark.parametrize("count", [2, 5, 16])
+def test_any_number_of_segments(count: int, encoder: Encoder) -> None:
+    """Stripes down to 6 pixels wide, narrower than their feathering, and one segment of a thousandth of the picture."""
+    labels = stripes(count - 1)
+    labels[40:42, 50:53] = count - 1
+    request = example_scene.request("blended", {"steps": 3, "feather": 9.0}, label_map=labels)
+    wanted = tuple(replace(request.segments[index % 3], labels=(index,)) for index in range(count))
+    steps, _, result = run(replace(request, segments=wanted), encoder)
+    assert {segment for name, segment, _ in steps[0].losses if name == "style"} == set(range(count))
+    assert all(np.isfinite(step.total) for step in steps)
+    assert steps[-1].total < steps[0].total
+    assert result.shape == (64, 96, 3)
 
 
 def test_the_paper_has_no_such_method() -> None:

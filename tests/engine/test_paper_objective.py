@@ -30,11 +30,11 @@ class Pair:
     def __init__(self, request: TransferRequest, encoder: Encoder, vgg: Vgg) -> None:
         inputs = example_scene.inputs(request)
         styled = tuple(index for index, segment in enumerate(request.segments) if segment.style is not None)
-        longer = max(inputs.labels.shape)
+        height, width = inputs.labels.shape
         method = request.parameters.method
         knobs = PUBLISHED[method] if request.paper else request.parameters
-        self.plan = stages(request.parameters, styled, paper=request.paper, longer_side=longer)
-        self.recipes = recipes(method, knobs, styled, paper=request.paper, longer_side=longer)
+        self.plan = stages(request.parameters, styled, paper=request.paper, size=(width, height))
+        self.recipes = recipes(method, knobs, styled, paper=request.paper, longer_side=max(width, height))
         self.builder = ObjectiveBuilder(encoder, inputs, request.segments, paper=request.paper, cancelled=lambda: False)
         scene = Scene(
             content=inputs.content,

@@ -161,13 +161,15 @@ def test_paper_runs_with_explicit_steps(
     assert outcome.image != outcomes[method].image
 
 
-def test_method_defaults_to_masked_gram(stub: StyleTransferServiceStub) -> None:
+@pytest.mark.parametrize(("paper", "default"), [(False, ("blend", 30)), (True, ("single shot", 1500))])
+def test_default_method(stub: StyleTransferServiceStub, paper: bool, default: tuple[str, int]) -> None:
     request = tiny_request()
     request.ClearField("method")
+    request.paper = paper
     responses = stub.Stylize(request, timeout=60)
     stage = next(response.stage for response in responses if response.HasField("stage"))
     responses.cancel()
-    assert (stage.stage, stage.total_steps) == ("masked gram", 50)
+    assert (stage.stage, stage.total_steps) == default
 
 
 def test_capped_gradients_give_another_picture(stub: StyleTransferServiceStub, outcomes: dict[str, Outcome]) -> None:

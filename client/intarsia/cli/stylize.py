@@ -20,7 +20,7 @@ from intarsia.cli.plotting import SUFFIXES, require_matplotlib, write_plot
 from intarsia.cli.previews import preview_files
 from intarsia.cli.progress import progress_display
 from intarsia.errors import IntarsiaError, RequestError
-from intarsia.request import DEFAULT_METHOD, build_request, method_names, parse_label
+from intarsia.request import DEFAULT_METHOD, PAPER_METHOD, build_request, method_names, parse_label
 
 __all__ = ["stylize"]
 
@@ -34,7 +34,13 @@ def stylize(
         list[str],
         typer.Option(metavar="LABEL=STYLE", help="A label's style image, or 'keep'; LABEL is a number or #rrggbb."),
     ],
-    method: Annotated[str, typer.Option(help=f"One of: {', '.join(method_names())}.")] = DEFAULT_METHOD,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"One of: {', '.join(method_names())}.",
+            show_default=f"{DEFAULT_METHOD}; {PAPER_METHOD} with --paper",
+        ),
+    ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="The publication's own objective, weights and steps.")] = False,
     size: Annotated[int | None, typer.Option(help="The result's longer side in pixels.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the method's main stages.")] = None,
@@ -65,6 +71,7 @@ def stylize(
 ) -> None:
     """Give every segment of CONTENT its own style, and print the result's path."""
     styles = _pairs("--style", style)
+    method = method or (PAPER_METHOD if paper else DEFAULT_METHOD)
     target = output or Path(f"{content.stem}.{method}.png")
     if plot is not None:
         require_matplotlib()

@@ -38,6 +38,12 @@ class StyleImages(Sequence[Pixels | None]):
         self._shape = shape
         self._max_pixels = max_pixels
 
+    def then(self, shape: Callable[[Pixels], Pixels]) -> StyleImages:
+        """The same images, each reshaped once more."""
+        return StyleImages(
+            self._segments, lambda pixels, segment: shape(self._shape(pixels, segment)), self._max_pixels
+        )
+
     def __len__(self) -> int:
         return len(self._segments)
 
@@ -74,8 +80,8 @@ class Inputs:
     labels: LabelMap
     masks: NDArray[np.float32] | None
     styled: tuple[int, ...]
-    styles: Sequence[Pixels | None]
-    covers: Sequence[Pixels | None]
+    styles: StyleImages
+    covers: StyleImages
     start: Pixels | None
     warnings: Warnings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from intarsia_server.engine.parameters import (
@@ -72,6 +72,9 @@ BORDER_RADIUS = 15 / 600
 FEATHER = 12 / 600
 """Default reach of `blended`'s feathering over the output's longer side."""
 
+MIN_COARSE_SIDE = 64
+"""Below it a picture at half size has too little of a style's large structure to be worth a stage."""
+
 LossSpec = Content | Style | SurrogateStyle | Surrogate | TotalVariation
 
 
@@ -79,7 +82,7 @@ class StageStart(Enum):
     """The image that a stage starts from."""
 
     JOB = auto()
-    """What the request says: content, noise or an image."""
+    """What the request says: content (in its styles' palettes), noise or an image."""
     FIRST = auto()
     """The result of the first stage."""
     COMPOSITE = auto()
@@ -97,6 +100,7 @@ class Stage:
         start: where it starts from.
         scope: only this segment's pixels enter the composite; None: all.
         capped: each style's gradient reaches only its own segment's pixels.
+        half: works at half the output's size, where strokes twice as large are within the encoder's reach.
     """
 
     name: str
@@ -105,19 +109,26 @@ class Stage:
     start: StageStart = StageStart.JOB
     scope: int | None = None
     capped: bool = False
+    half: bool = False
+
+    @property
+    def cost(self) -> float:
+        """In steps at the output's size."""
+        return self.steps / 4 if self.half else self.steps
 
 
 def stages(
-    parameters: MethodParameters, styled: tuple[int, ...], *, paper: bool, longer_side: int
+    parameters: MethodParameters, styled: tuple[int, ...], *, paper: bool, size: tuple[int, int]
 ) -> tuple[Stage, ...]:
     """The stages of a method.
 
     Args:
         parameters: resolved.
         styled: indices of the segments that have a style.
-        longer_side: of the output in pixels, for the radius of the border map.
         paper: the publication's per-segment stages match the whole picture to a style, ours only the segment.
+        size: (width, height) of the output in pixels.
     """
+    longer_side = max(size)
     match parameters:
         case BlendedParameters() as p:
             feather = FEATHER * longer_side if p.feather is None else p.feather
@@ -135,7 +146,7 @@ def stages(
                 TotalVariation(weight=p.tv_weight),
                 TotalVariation(weight=p.border_tv_weight if feather >= 1 else 0.0, border_radius=max(1.0, feather)),
             )
-            return (Stage(name="blend", steps=p.steps, losses=_present(losses)),)
+            return _coarse_to_fine(Stage(name="blend", steps=p.steps, losses=_present(losses)), p.coarse_steps, size)
         case GatysParameters() as p:
             losses = (
                 Content(weight=p.content_weight),
@@ -149,7 +160,8 @@ def stages(
                 Style(weight=p.style_weight, segments=styled, masked=True),
                 TotalVariation(weight=p.tv_weight),
             )
-            return (Stage(name="masked gram", steps=p.steps, losses=_present(losses), capped=p.capped_gradients),)
+            stage = Stage(name="masked gram", steps=p.steps, losses=_present(losses), capped=p.capped_gradients)
+            return _coarse_to_fine(stage, p.coarse_steps, size)
         case SequentialParameters() as p:
             smoothing = Stage(
                 name="smoothing",
@@ -189,6 +201,28 @@ def stages(
             return (Stage(name="single shot", steps=p.steps, losses=_present(losses)),)
         case _:
             raise TypeError(f"no stages for {type(parameters).__name__}")
+
+
+def _coarse_to_fine(stage: Stage, coarse_steps: int, size: tuple[int, int]) -> tuple[Stage, ...]:
+    """The same objective at half size first, for what is too large to arise at full size from a good start."""
+    if coarse_steps == 0 or min(size) // 2 < MIN_COARSE_SIDE:
+        return (stage,)
+    coarse = replace(stage, name="coarse", steps=coarse_steps, half=True, losses=_at_half_size(stage.losses))
+    return coarse, replace(stage, start=StageStart.COMPOSITE)
+
+
+def _at_half_size(losses: tuple[LossSpec, ...]) -> tuple[LossSpec, ...]:
+    """Lengths in pixels, halved."""
+    halved: list[LossSpec] = []
+    for loss in losses:
+        match loss:
+            case Style(feather=feather):
+                halved.append(replace(loss, feather=feather / 2))
+            case TotalVariation(border_radius=float() as radius):
+                halved.append(replace(loss, border_radius=max(1.0, radius / 2)))
+            case _:
+                halved.append(loss)
+    return tuple(halved)
 
 
 def _transfers(

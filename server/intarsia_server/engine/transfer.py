@@ -7,8 +7,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from intarsia_server.engine.encoder import Encoder, denormalise
 from intarsia_server.engine.errors import CancelledError, InvalidInputError
 from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferEvent, TransferWarning
+from intarsia_server.engine.half_size import at_half_size
 from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.methods import Stage, StageStart, stages
@@ -63,25 +64,24 @@ def transfer(
     yield from (TransferWarning(*warning) for warning in inputs.warnings)
     if request.paper and request.encoder == EMBEDDED:
         yield TransferWarning("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
-    builder = ObjectiveBuilder(encoder, inputs, request.segments, paper=request.paper, cancelled=cancelled)
-    longer_side = max(inputs.labels.shape)
-    plan = stages(request.parameters, inputs.styled, paper=request.paper, longer_side=longer_side)
-    job_start = _start_image(request, inputs, builder)
-    first = composite = job_start
-    total_steps = sum(stage.steps for stage in plan)
-    done = 0
+    rooms = _Rooms(request, inputs, encoder, cancelled)
+    plan = stages(request.parameters, inputs.styled, paper=request.paper, size=rooms.full.size)
+    first = composite = rooms.full.start
+    total_cost = sum(stage.cost for stage in plan)
+    done = 0.0
     for index, stage in enumerate(plan):
         yield StageStarted(stage.name, index, len(plan), stage.steps)
-        start = {StageStart.JOB: job_start, StageStart.FIRST: first, StageStart.COMPOSITE: composite}[stage.start]
+        room = rooms.half if stage.half else rooms.full
+        start = {StageStart.JOB: room.start, StageStart.FIRST: first, StageStart.COMPOSITE: composite}[stage.start]
         if request.optimization.start is Start.PALETTE and stage.start is not StageStart.COMPOSITE:
-            start = builder.recolour(start, stage.losses)
+            start = room.builder.recolour(start, stage.losses)
         optimizer = _optimizer(request, start)
         scope = None if stage.scope is None else torch.from_numpy(inputs.labels == stage.scope).to(composite.device)
-        shown = partial(_paste, scope=scope, onto=composite)
-        yield from _run_stage(stage, builder, optimizer, shown, (done, total_steps), cancelled)
-        done += stage.steps
+        shown = partial(rooms.shown, scope=scope, onto=composite)
+        yield from _run_stage(stage, room.builder, optimizer, shown, (done, total_cost), cancelled)
+        done += stage.cost
         if index == 0:
-            first = optimizer.image
+            first = shown(optimizer.image)
         composite = shown(optimizer.image)
     return _to_pixels(composite, inputs)
 
@@ -140,7 +140,7 @@ def _run_stage(
     builder: ObjectiveBuilder,
     optimizer: StepOptimizer,
     shown: Callable[[Tensor], Tensor],
-    progress: tuple[int, int],
+    progress: tuple[float, float],
     cancelled: Callable[[], bool],
 ) -> Generator[TransferEvent, None, None]:
     began = time.perf_counter()
@@ -149,7 +149,7 @@ def _run_stage(
     objective = builder.build(stage.losses, capped=stage.capped)
     while builder.warnings:
         yield TransferWarning(*builder.warnings.pop(0))
-    done, total_steps = progress
+    done, total_cost = progress
     for step in range(1, stage.steps + 1):
         if cancelled():
             raise CancelledError
@@ -163,15 +163,58 @@ def _run_stage(
             steps=stage.steps,
             losses=evaluation.losses,
             total=evaluation.total,
-            fraction=(done + step) / total_steps,
+            fraction=(done + stage.cost * step / stage.steps) / total_cost,
             image=lambda: _pixels(shown(optimizer.image)),
         )
     yield StageDone(stage.name, stage.steps, time.perf_counter() - began, evaluation.losses, evaluation.total)
 
 
-def _paste(image: Tensor, *, scope: Tensor | None, onto: Tensor) -> Tensor:
-    """The composite as a stage leaves it: its image, but only where its scope [H, W] lies."""
-    return image if scope is None else torch.where(scope, image, onto)
+@dataclass(frozen=True)
+class _Room:
+    """A size that stages work at.
+
+    Attributes:
+        size: (width, height) in pixels.
+        builder: of that size's objectives.
+        start: what a job starts from [1, 3, H, W].
+    """
+
+    size: tuple[int, int]
+    builder: ObjectiveBuilder
+    start: Tensor
+
+
+class _Rooms:
+    """The sizes that a job's stages work at: the output's, and half of it for those that ask for it."""
+
+    def __init__(
+        self, request: TransferRequest, inputs: Inputs, encoder: Encoder, cancelled: Callable[[], bool]
+    ) -> None:
+        self._request = request
+        self._inputs = inputs
+        self._encoder = encoder
+        self._cancelled = cancelled
+        self.full = self._room(inputs)
+
+    @cached_property
+    def half(self) -> _Room:
+        """Made when a stage first asks for it."""
+        return self._room(at_half_size(self._inputs, self._request.segments))
+
+    def shown(self, image: Tensor, *, scope: Tensor | None, onto: Tensor) -> Tensor:
+        """The composite as a stage leaves it: its image at full size, but only where its scope [H, W] lies."""
+        if image.shape != onto.shape:
+            larger = torch.nn.functional.interpolate(image, onto.shape[2:], mode="bicubic", align_corners=False)
+            image = torch.where(self.full.builder.free > 0, larger, onto)
+        return image if scope is None else torch.where(scope, image, onto)
+
+    def _room(self, inputs: Inputs) -> _Room:
+        request = self._request
+        builder = ObjectiveBuilder(
+            self._encoder, inputs, request.segments, paper=request.paper, cancelled=self._cancelled
+        )
+        height, width = inputs.labels.shape
+        return _Room((width, height), builder, _start_image(request, inputs, builder))
 
 
 def _optimizer(request: TransferRequest, start: Tensor) -> StepOptimizer:

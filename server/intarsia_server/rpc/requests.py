@@ -12,7 +12,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from intarsia.v1 import style_transfer_pb2 as pb
 
 from intarsia_server.engine.errors import InvalidInputError
-from intarsia_server.engine.parameters import DEFAULT_METHOD, check_range, resolve
+from intarsia_server.engine.parameters import DEFAULT_METHOD, PAPER_METHOD, check_range, resolve
 from intarsia_server.engine.request import (
     ImageFormat,
     Optimization,
@@ -106,7 +106,8 @@ def _method(request: pb.StylizeRequest) -> tuple[str, dict[str, Any], str]:
     """Name of the method, the knobs that are set, and the path of its parameters."""
     path = request.WhichOneof("method")
     if path is None:
-        return DEFAULT_METHOD, {}, DEFAULT_METHOD.replace("-", "_")
+        default = PAPER_METHOD if request.paper else DEFAULT_METHOD
+        return default, {}, default.replace("-", "_")
     return path.replace("_", "-"), {field.name: value for field, value in getattr(request, path).ListFields()}, path
 
 

@@ -1,0 +1,1 @@
+"""The quality table: every method on every set, measured as `intarsia evaluate` measures."""
