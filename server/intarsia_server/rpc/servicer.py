@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import platform
 import time
+import uuid
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,12 +17,13 @@ from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 
 from intarsia_server.engine.inputs import check_inputs
+from intarsia_server.engine.label_answer import check_segmentation
 from intarsia_server.engine.parameters import METHODS
 from intarsia_server.engine.request import Precision
-from intarsia_server.executors.base import Executor
+from intarsia_server.executors.base import Executor, SegmentedEvent
 from intarsia_server.jobs.manager import JobManager
-from intarsia_server.rpc.requests import to_request_id, to_transfer_request
-from intarsia_server.rpc.responses import ResponseStream
+from intarsia_server.rpc.requests import to_request_id, to_segmentation_request, to_transfer_request
+from intarsia_server.rpc.responses import ResponseStream, to_segment_response
 from intarsia_server.settings import Settings
 
 VERSIONED = ("intarsia", "torch", "torchvision", "grpcio", "protobuf", "pillow")
@@ -62,6 +64,26 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
                         yield message
         finally:
             self._jobs.cancel(job)
+
+    async def Segment(  # noqa: N802 - the API's name
+        self, request: pb.SegmentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.SegmentResponse:
+        """Finds labels as a job of its own; it ends with the call, however that ends."""
+        segmentation_request = to_segmentation_request(request)
+        request_id = str(uuid.uuid4())
+        self._jobs.check_admission(request_id)
+        check = partial(check_segmentation, segmentation_request, max_pixels=self._settings.max_pixels)
+        size = await asyncio.get_running_loop().run_in_executor(self._decoders, check)
+        job = self._jobs.submit(segmentation_request, request_id=request_id, size=size)
+        response = pb.SegmentResponse()
+        try:
+            async with asyncio.timeout(context.time_remaining()):
+                async for numbered in job.log.read(heartbeat=self._settings.heartbeat_seconds):
+                    if numbered is not None and isinstance(numbered.event, SegmentedEvent):
+                        response = to_segment_response(numbered.event)
+        finally:
+            self._jobs.cancel(job)
+        return response
 
     async def GetServerInfo(  # noqa: N802 - the API's name
         self, request: pb.GetServerInfoRequest, context: grpc.aio.ServicerContext[Any, Any]
