@@ -19,6 +19,7 @@ from intarsia.cli.outputs import IMAGE_FORMATS, check_output
 from intarsia.cli.plotting import SUFFIXES, require_matplotlib, write_plot
 from intarsia.cli.previews import preview_files
 from intarsia.cli.progress import progress_display
+from intarsia.cli.segmentation import AutoOption, BoxOption, LabelsOption, MaskOption, ScribblesOption, choose
 from intarsia.errors import IntarsiaError, RequestError
 from intarsia.request import DEFAULT_METHOD, build_request, method_names, parse_label
 
@@ -29,11 +30,15 @@ _PREVIEW_EVERY = 10
 
 def stylize(
     content: Annotated[Path, typer.Argument(metavar="CONTENT", help="The content image.", exists=True, dir_okay=False)],
-    labels: Annotated[Path, typer.Option(help="The label map: an integer a pixel.", exists=True, dir_okay=False)],
     style: Annotated[
         list[str],
         typer.Option(metavar="LABEL=STYLE", help="A label's style image, or 'keep'; LABEL is a number or #rrggbb."),
     ],
+    labels: LabelsOption = None,
+    mask: MaskOption = None,
+    box: BoxOption = None,
+    scribbles: ScribblesOption = None,
+    auto: AutoOption = None,
     method: Annotated[str, typer.Option(help=f"One of: {', '.join(method_names())}.")] = DEFAULT_METHOD,
     paper: Annotated[bool, typer.Option("--paper", help="The publication's own objective, weights and steps.")] = False,
     size: Annotated[int | None, typer.Option(help="The result's longer side in pixels.")] = None,
@@ -64,6 +69,7 @@ def stylize(
     ] = None,
 ) -> None:
     """Give every segment of CONTENT its own style, and print the result's path."""
+    choice = choose(labels, mask, box, scribbles, auto)
     styles = _pairs("--style", style)
     target = output or Path(f"{content.stem}.{method}.png")
     if plot is not None:
@@ -71,7 +77,7 @@ def stylize(
         check_output(plot, SUFFIXES)
     request = build_request(
         content,
-        labels=labels,
+        **choice.options,
         styles=styles,
         method=method,
         paper=paper,
@@ -97,9 +103,8 @@ def stylize(
             with progress_display() as show:
                 result = follow(client, request, [*listeners, show])
         except IntarsiaError as error:
-            raise with_typed_names(
-                error, {parse_label(label): f"{label}={look}" for label, look in styles.items()}
-            ) from error
+            typed_styles = {parse_label(label): f"{label}={look}" for label, look in styles.items()}
+            raise with_typed_names(error, typed_styles, choice.typed) from error
         result.save(target)
     if plot is not None:
         write_plot(plot, history, result.image)

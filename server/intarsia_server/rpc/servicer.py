@@ -7,7 +7,7 @@ import importlib.metadata
 import platform
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,9 +19,10 @@ from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 from intarsia_server.engine.inputs import check_inputs
 from intarsia_server.engine.label_answer import check_segmentation
 from intarsia_server.engine.parameters import METHODS
-from intarsia_server.engine.request import Precision
-from intarsia_server.executors.base import Executor, SegmentedEvent
+from intarsia_server.engine.request import Precision, Work
+from intarsia_server.executors.base import Executor, FinalEvent, SegmentedEvent
 from intarsia_server.jobs.manager import JobManager
+from intarsia_server.jobs.model import Job
 from intarsia_server.rpc.requests import to_request_id, to_segmentation_request, to_transfer_request
 from intarsia_server.rpc.responses import ResponseStream, to_segment_response
 from intarsia_server.settings import Settings
@@ -49,10 +50,8 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         transfer_request = to_transfer_request(
             request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
         )
-        self._jobs.check_admission(request_id)
         check = partial(check_inputs, transfer_request, max_pixels=self._settings.max_pixels)
-        size = await asyncio.get_running_loop().run_in_executor(self._decoders, check)
-        job = self._jobs.submit(transfer_request, request_id=request_id, size=size)
+        job = await self._submit(transfer_request, request_id, check)
         stream = ResponseStream(chunk_bytes=self._settings.result_chunk_bytes)
         try:
             async with asyncio.timeout(context.time_remaining()):
@@ -68,22 +67,32 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     async def Segment(  # noqa: N802 - the API's name
         self, request: pb.SegmentRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.SegmentResponse:
-        """Finds labels as a job of its own; it ends with the call, however that ends."""
+        """Finds the labels of one content image."""
         segmentation_request = to_segmentation_request(request)
-        request_id = str(uuid.uuid4())
-        self._jobs.check_admission(request_id)
         check = partial(check_segmentation, segmentation_request, max_pixels=self._settings.max_pixels)
+        job = await self._submit(segmentation_request, str(uuid.uuid4()), check)
+        event = await self._final_event(job, context)
+        assert isinstance(event, SegmentedEvent)
+        return to_segment_response(event)
+
+    async def _submit(self, work: Work, request_id: str, check: Callable[[], tuple[int, int]]) -> Job:
+        """Queues a job once `check`, which decodes its pictures, has told the result's size."""
+        self._jobs.check_admission(request_id)
         size = await asyncio.get_running_loop().run_in_executor(self._decoders, check)
-        job = self._jobs.submit(segmentation_request, request_id=request_id, size=size)
-        response = pb.SegmentResponse()
+        return self._jobs.submit(work, request_id=request_id, size=size)
+
+    async def _final_event(self, job: Job, context: grpc.aio.ServicerContext[Any, Any]) -> FinalEvent:
+        """What the job ends with; the job ends with the call, however that ends."""
+        final: FinalEvent | None = None
         try:
             async with asyncio.timeout(context.time_remaining()):
                 async for numbered in job.log.read(heartbeat=self._settings.heartbeat_seconds):
-                    if numbered is not None and isinstance(numbered.event, SegmentedEvent):
-                        response = to_segment_response(numbered.event)
+                    if numbered is not None and isinstance(numbered.event, FinalEvent):
+                        final = numbered.event
         finally:
             self._jobs.cancel(job)
-        return response
+        assert final is not None
+        return final
 
     async def GetServerInfo(  # noqa: N802 - the API's name
         self, request: pb.GetServerInfoRequest, context: grpc.aio.ServicerContext[Any, Any]
