@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from intarsia.errors import IntarsiaError, RequestError
     from intarsia.request import build_request, method_names
     from intarsia.result import Result
+    from intarsia.segmentation import build_segment_request, model_names
     from intarsia.version import __version__
 
 __all__ = [
@@ -33,7 +34,9 @@ __all__ = [
     "Stylization",
     "__version__",
     "build_request",
+    "build_segment_request",
     "method_names",
+    "model_names",
 ]
 
 _HOMES = {
@@ -47,7 +50,9 @@ _HOMES = {
     "Stylization": "client",
     "__version__": "version",
     "build_request": "request",
+    "build_segment_request": "segmentation",
     "method_names": "request",
+    "model_names": "segmentation",
 }
 
 

@@ -17,6 +17,7 @@ from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.images import ImageSource
 from intarsia.request import StylizeOptions, build_request
 from intarsia.result import Result, ResultAssembler
+from intarsia.segmentation import SegmentationOptions, build_segment_request
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 
@@ -97,6 +98,34 @@ class AsyncClient:
     def start(self, request: pb.StylizeRequest, timeout: float | None = None) -> AsyncStylization:
         """Starts the job of a ready-made request; otherwise as `stylize`."""
         return AsyncStylization(request, self._stub.Stylize(request, timeout=timeout))
+
+    async def segment(
+        self,
+        content: ImageSource,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        **options: Unpack[SegmentationOptions],
+    ) -> pb.SegmentResponse:
+        """Finds the labels of a content image; `build_segment_request` says what the options are.
+
+        Args:
+            content: The content image.
+            timeout: Seconds until it is given up (the call's deadline); None: never.
+            options: As of `build_segment_request`.
+
+        Returns:
+            A label map, what is in it, and warnings.
+
+        Raises:
+            RequestError: No request can be built from the options.
+            OSError: A file that cannot be read.
+            IntarsiaError: The call failed, or `timeout` seconds have passed.
+        """
+        request = await asyncio.to_thread(build_segment_request, content, **options)  # reads files
+        try:
+            return await self._stub.Segment(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
 
     async def server_info(self, timeout: float | None = 10) -> pb.GetServerInfoResponse:  # noqa: ASYNC109
         """Asks the server what it is, what it runs on and what it accepts.

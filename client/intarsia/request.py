@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Required, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
 from google.protobuf.message import Message
 
 from intarsia.errors import RequestError
 from intarsia.images import ImageSource, to_image
 from intarsia.parameters import enum_names, set_parameter, unknown
+from intarsia.segmentation import Box, SegmentationOptions, parse_label, set_segmentation
 from intarsia.v1 import style_transfer_pb2 as pb
 
 __all__ = [
@@ -38,10 +38,9 @@ Styles: TypeAlias = Mapping[Any, StyleSource]
 """A style for each label, int or str: as `Mapping[int | str, ...]` it would not take a `dict[int, ...]`."""
 
 
-class StylizeOptions(TypedDict, total=False):
+class StylizeOptions(SegmentationOptions, total=False):
     """The keyword arguments of `build_request`, for the functions that pass them on."""
 
-    labels: Required[ImageSource]
     styles: Styles
     segments: Sequence[pb.Segment]
     method: str | None
@@ -60,7 +59,11 @@ class StylizeOptions(TypedDict, total=False):
 def build_request(
     content: ImageSource,
     *,
-    labels: ImageSource,
+    labels: ImageSource | None = None,
+    masks: Mapping[Any, ImageSource] | None = None,
+    boxes: Sequence[Box] = (),
+    scribbles: ImageSource | None = None,
+    automatic: str = "",
     styles: Styles | None = None,
     segments: Sequence[pb.Segment] = (),
     method: str | None = None,
@@ -79,8 +82,12 @@ def build_request(
 
     Args:
         content: The content image. Every picture may be a path, encoded bytes or a PIL image.
-        labels: The label map, of the content image's size.
-        styles: A style image, or "keep", for each label of the label map: one segment per label, sorted by label.
+        labels: The label map, of the content image's size; or one of these, as `set_segmentation` has them:
+        masks: A picture for each label.
+        boxes: Around objects.
+        scribbles: A few marked pixels of each label.
+        automatic: The network that finds the segments.
+        styles: A style image, or "keep", for each label: one segment per label, sorted by label.
             A label is a number (0 to 2^32 - 1), or "#rrggbb" for colour-coded label maps.
         segments: Instead of `styles`: the segments as the API has them (several labels in one, say).
         method: One of `method_names()`; None: `DEFAULT_METHOD`, with `paper` `PAPER_METHOD`.
@@ -116,12 +123,12 @@ def build_request(
     request = pb.StylizeRequest(
         request_id=request_id or str(uuid.uuid4()),
         content=to_image(content),
-        label_map=to_image(labels),
         segments=_segments(styles or {}, segments),
         paper=paper,
         encoder=encoder,
         precision=pb.Precision.ValueType(precisions[precision]),
     )
+    set_segmentation(request, labels=labels, masks=masks, boxes=boxes, scribbles=scribbles, automatic=automatic)
     for key, number in (("seed", seed), ("preview_interval", preview_interval)):
         set_parameter(key, number, [request])
     _set_parameters(
@@ -136,21 +143,6 @@ def build_request(
 def method_names() -> list[str]:
     """Returns the methods that the API knows, as they are typed: "masked-gram"."""
     return [field.name.replace("_", "-") for field in pb.StylizeRequest.DESCRIPTOR.oneofs_by_name["method"].fields]
-
-
-def parse_label(label: int | str) -> int:
-    """Returns a label's number: 3, "3" and "#000003" are the same.
-
-    Raises:
-        RequestError: It is neither a number from 0 to 2^32 - 1 nor #rrggbb.
-    """
-    text = str(label)
-    if re.fullmatch("#[0-9a-fA-F]{6}", text):
-        return int(text[1:], 16)
-    number = int(text) if re.fullmatch("[0-9]{1,10}", text) else 2**32
-    if number >= 2**32:
-        raise RequestError(f"label '{label}' is neither a number from 0 to {2**32 - 1} nor a colour #rrggbb")
-    return number
 
 
 def _segments(styles: Styles, segments: Sequence[pb.Segment]) -> list[pb.Segment]:

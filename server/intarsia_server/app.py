@@ -127,6 +127,7 @@ def _worker_configs(settings: Settings) -> list[WorkerConfig]:
             threads=settings.threads,
             encoder=settings.encoder,
             encoder_files=settings.encoder_files,
+            segmentation_files=settings.segmentation_files,
             allow_download=settings.allow_download,
             max_pixels=settings.max_pixels,
             log_level=settings.log_level,

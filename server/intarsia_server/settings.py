@@ -10,6 +10,8 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from intarsia_server.engine.request import SegmentationModel
+
 
 def _from_json(value: object) -> object:
     """Decodes here, not in pydantic-settings: its own error does not name the variable as ours do."""
@@ -38,7 +40,11 @@ class Settings(BaseSettings):
     encoder_files: Annotated[dict[str, Path], NoDecode, BeforeValidator(_from_json)] = Field(
         default_factory=dict, description='Further encoders, as JSON: {"name": "/path/to/vgg19.pth"}.'
     )
-    allow_download: bool = Field(False, description="Let the encoder 'torchvision' fetch its weights from the hub.")
+    segmentation_files: Annotated[dict[SegmentationModel, Path], NoDecode, BeforeValidator(_from_json)] = Field(
+        default_factory=dict,
+        description='Weights of automatic segmentation, as JSON: {"fcn_resnet101": "/path/to/weights.pth"}.',
+    )
+    allow_download: bool = Field(False, description="Let the server fetch torchvision's weights from the hub.")
     queue_capacity: int = Field(16, ge=0, description="Jobs that may wait.")
     max_pixels: int = Field(36_000_000, ge=1024, description="Largest picture that is decoded or made, in pixels.")
     max_message_bytes: int = Field(64 * 2**20, ge=2**20, description="Largest message that is taken.")

@@ -12,6 +12,10 @@ __all__ = ["with_typed_names"]
 _FLAGS = {
     "content": "CONTENT",
     "label_map": "--labels",
+    "soft_masks": "--mask",
+    "boxes": "--box",
+    "scribbles": "--scribbles",
+    "automatic": "--auto",
     "paper": "--paper",
     "precision": "--precision",
     "preview_interval": "--preview-every",
@@ -20,19 +24,23 @@ _FLAGS = {
 _KNOB_FLAGS = {"steps": "--steps", "size": "--size", "format": "--output"}
 
 
-def with_typed_names(error: IntarsiaError, styles: Mapping[int, str]) -> IntarsiaError:
+def with_typed_names(
+    error: IntarsiaError, styles: Mapping[int, str], others: Mapping[str, str] | None = None
+) -> IntarsiaError:
     """Returns the error with each violation's field preceded by the argument that it came from.
 
     Args:
         error: As the server sent it: ("segments[1].style.data", "not an image").
         styles: By label, the text of --style: {0: "0=bg.jpg", 1: "1=dog.jpg"}.
+        others: By field, what was typed for all that lies in it: {"boxes.boxes[0]": "--box 1=0,0,40,40"}.
     """
-    violations = [(_typed(field, styles), description) for field, description in error.violations]
+    violations = [(_typed(field, styles, others or {}), description) for field, description in error.violations]
     return IntarsiaError(error.code, error.message, violations, error.retry_after_seconds)
 
 
-def _typed(field: str, styles: Mapping[int, str]) -> str:
-    flag = _segment_flag(field, styles) or _FLAGS.get(field.partition(".")[0]) or _knob_flag(field)
+def _typed(field: str, styles: Mapping[int, str], others: Mapping[str, str]) -> str:
+    flag = next((text for place, text in others.items() if field == place or field.startswith(f"{place}.")), "")
+    flag = flag or _segment_flag(field, styles) or _FLAGS.get(field.partition(".")[0]) or _knob_flag(field)
     return f"{flag} ({field})" if flag else field
 
 

@@ -19,6 +19,7 @@ from intarsia.cli.outputs import IMAGE_FORMATS, check_output
 from intarsia.cli.plotting import SUFFIXES, require_matplotlib, write_plot
 from intarsia.cli.previews import preview_files
 from intarsia.cli.progress import progress_display
+from intarsia.cli.segmentation import AutoOption, BoxOption, LabelsOption, MaskOption, ScribblesOption, choose
 from intarsia.errors import IntarsiaError, RequestError
 from intarsia.request import DEFAULT_METHOD, PAPER_METHOD, build_request, method_names, parse_label
 
@@ -29,11 +30,15 @@ _PREVIEW_EVERY = 10
 
 def stylize(
     content: Annotated[Path, typer.Argument(metavar="CONTENT", help="The content image.", exists=True, dir_okay=False)],
-    labels: Annotated[Path, typer.Option(help="The label map: an integer a pixel.", exists=True, dir_okay=False)],
     style: Annotated[
         list[str],
         typer.Option(metavar="LABEL=STYLE", help="A label's style image, or 'keep'; LABEL is a number or #rrggbb."),
     ],
+    labels: LabelsOption = None,
+    mask: MaskOption = None,
+    box: BoxOption = None,
+    scribbles: ScribblesOption = None,
+    auto: AutoOption = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +75,7 @@ def stylize(
     ] = None,
 ) -> None:
     """Give every segment of CONTENT its own style, and print the result's path."""
+    choice = choose(labels, mask, box, scribbles, auto)
     styles = _pairs("--style", style)
     method = method or (PAPER_METHOD if paper else DEFAULT_METHOD)
     target = output or Path(f"{content.stem}.{method}.png")
@@ -78,7 +84,7 @@ def stylize(
         check_output(plot, SUFFIXES)
     request = build_request(
         content,
-        labels=labels,
+        **choice.options,
         styles=styles,
         method=method,
         paper=paper,
@@ -104,9 +110,8 @@ def stylize(
             with progress_display() as show:
                 result = follow(client, request, [*listeners, show])
         except IntarsiaError as error:
-            raise with_typed_names(
-                error, {parse_label(label): f"{label}={look}" for label, look in styles.items()}
-            ) from error
+            typed_styles = {parse_label(label): f"{label}={look}" for label, look in styles.items()}
+            raise with_typed_names(error, typed_styles, choice.typed) from error
         result.save(target)
     if plot is not None:
         write_plot(plot, history, result.image)

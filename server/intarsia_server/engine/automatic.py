@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's customary name
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models import segmentation
 
 from intarsia_server.engine.errors import WeightsUnavailableError
 from intarsia_server.engine.images import Pixels
@@ -26,24 +25,8 @@ SHORTER_SIDE = 520
 MAX_STRETCH = 4
 """Longer side over shorter above which a picture is made smaller than the preset, to bound memory."""
 
-_MODELS: Mapping[SegmentationModel, tuple[Any, Any, bool]] = {
-    SegmentationModel.FCN_RESNET101: (
-        segmentation.fcn_resnet101,
-        segmentation.FCN_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1,
-        True,
-    ),
-    SegmentationModel.DEEPLABV3_RESNET101: (
-        segmentation.deeplabv3_resnet101,
-        segmentation.DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1,
-        True,
-    ),
-    SegmentationModel.LRASPP_MOBILENET_V3_LARGE: (
-        segmentation.lraspp_mobilenet_v3_large,
-        segmentation.LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1,
-        False,
-    ),
-}
-"""How torchvision builds it, its published weights, and whether these have the auxiliary head it was trained with."""
+AUXILIARY = frozenset({SegmentationModel.FCN_RESNET101, SegmentationModel.DEEPLABV3_RESNET101})
+"""Published with the auxiliary head that they were trained with."""
 
 
 class Classifier:
@@ -55,7 +38,7 @@ class Classifier:
         device: to run on.
     """
 
-    def __init__(self, *, files: Mapping[str, Path], allow_download: bool, device: torch.device) -> None:
+    def __init__(self, *, files: Mapping[SegmentationModel, Path], allow_download: bool, device: torch.device) -> None:
         self._files = files
         self._allow_download = allow_download
         self._device = device
@@ -77,13 +60,15 @@ class Classifier:
         if model not in self._networks:
             network = load_network(model, files=self._files, allow_download=self._allow_download)
             self._networks[model] = network.to(self._device)
-        image = _MODELS[model][1].transforms(resize_size=_size(*content.shape[:2]))(Image.fromarray(content))
+        image = _published(model).transforms(resize_size=_size(*content.shape[:2]))(Image.fromarray(content))
         with torch.no_grad():
             scores = self._networks[model](image[None].to(self._device))["out"]
         return _greatest(scores, *content.shape[:2])
 
 
-def load_network(model: SegmentationModel, *, files: Mapping[str, Path], allow_download: bool) -> nn.Module:
+def load_network(
+    model: SegmentationModel, *, files: Mapping[SegmentationModel, Path], allow_download: bool
+) -> nn.Module:
     """Builds a network and loads its weights.
 
     Args:
@@ -94,20 +79,30 @@ def load_network(model: SegmentationModel, *, files: Mapping[str, Path], allow_d
     Raises:
         WeightsUnavailableError: the weights are not at hand, or are another network's.
     """
-    build, published, auxiliary = _MODELS[model]
+    from torchvision.models import get_model  # a second to load, and few jobs need it
+
     what = f"automatic segmentation {model.value!r}"
     if model in files:
         state = read_state(files[model], what)
     else:
         elsewhere = f"name a file in INTARSIA_SEGMENTATION_FILES='{{\"{model.value}\": ...}}', "
-        state = hub_state(published, what, allow_download=allow_download, elsewhere=elsewhere)
-    options = {"aux_loss": True} if auxiliary else {}
-    network: nn.Module = build(weights=None, weights_backbone=None, num_classes=len(CLASSES), **options)
+        state = hub_state(_published(model), what, allow_download=allow_download, elsewhere=elsewhere)
+    options = {"aux_loss": True} if model in AUXILIARY else {}
+    network: nn.Module = get_model(
+        model.value, weights=None, weights_backbone=None, num_classes=len(CLASSES), **options
+    )
     try:
         network.load_state_dict(state)  # type: ignore[arg-type]  # what is no mapping raises TypeError
     except (RuntimeError, TypeError) as error:
         raise WeightsUnavailableError(f"{what}: the weights file holds no state dict of this network") from error
     return network.eval().requires_grad_(False)
+
+
+def _published(model: SegmentationModel) -> Any:
+    """Torchvision's entry for the published weights: their file, and the transform to the network's input."""
+    from torchvision.models import get_model_weights
+
+    return get_model_weights(model.value).COCO_WITH_VOC_LABELS_V1
 
 
 def _size(height: int, width: int) -> list[int]:

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.inputs import Decoder
 from intarsia_server.engine.label_finder import NO_TOOLS, Tools, check_labels, find_labels
 from intarsia_server.engine.request import Automatic, LabelMapSource, SegmentationRequest, SoftMasks
 from intarsia_server.engine.segmentation import LabelMap
 from intarsia_server.engine.voc import CLASSES
+
+MAX_LABEL = 0xFFFFFF
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ def check_segmentation(request: SegmentationRequest, *, max_pixels: int) -> tupl
     content = Decoder(max_pixels)(request.content, "content.data")
     match request.segmentation:
         case LabelMapSource() | SoftMasks():
-            find_labels(request.segmentation, content, claimed=None, max_pixels=max_pixels, tools=NO_TOOLS)
+            labels, _ = find_labels(request.segmentation, content, claimed=None, max_pixels=max_pixels, tools=NO_TOOLS)
+            if labels.max() > MAX_LABEL:
+                raise InvalidInputError("label_map.data", f"has labels above {MAX_LABEL}, which no PNG holds")
         case source:
             check_labels(source, content, max_pixels=max_pixels)
     height, width = content.shape[:2]

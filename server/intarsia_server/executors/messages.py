@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from intarsia_server.engine.request import Work
+from intarsia_server.engine.request import SegmentationModel, Work
 from intarsia_server.executors.base import ExecutorEvent, ExecutorInfo
 
 
@@ -18,6 +18,7 @@ class WorkerConfig:
     threads: int
     encoder: str
     encoder_files: Mapping[str, Path]
+    segmentation_files: Mapping[SegmentationModel, Path]
     allow_download: bool
     max_pixels: int
     log_level: str

@@ -15,13 +15,23 @@ from multiprocessing.connection import Connection
 import torch
 
 from intarsia_server import ops
+from intarsia_server.engine.automatic import Classifier
 from intarsia_server.engine.capabilities import describe_device, resolve_precision, torch_dtype
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import CancelledError, InvalidInputError, WeightsUnavailableError
 from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferWarning
 from intarsia_server.engine.images import Pixels, encode, fit_longer_side, resize
 from intarsia_server.engine.inputs import decode_inputs
-from intarsia_server.engine.request import EvaluationRequest, ImageFormat, Precision, TransferRequest, Work
+from intarsia_server.engine.label_answer import answer_segmentation
+from intarsia_server.engine.label_finder import Tools
+from intarsia_server.engine.request import (
+    EvaluationRequest,
+    ImageFormat,
+    Precision,
+    SegmentationRequest,
+    TransferRequest,
+    Work,
+)
 from intarsia_server.engine.transfer import describe, transfer
 from intarsia_server.engine.weights import load_weights
 from intarsia_server.executors.base import (
@@ -32,6 +42,7 @@ from intarsia_server.executors.base import (
     PreviewEvent,
     ProgressEvent,
     ResultEvent,
+    SegmentedEvent,
 )
 from intarsia_server.executors.messages import Failed, Ready, RunCommand, WorkerConfig, WorkerMessage
 
@@ -85,12 +96,16 @@ class _Worker:
     config: WorkerConfig
     info: ExecutorInfo = field(init=False)
     _device: torch.device = field(init=False)
+    _classifier: Classifier = field(init=False)
     _encoders: dict[tuple[str, Precision], Encoder] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.config.device)
         if self._device.type == "cpu":
             torch.set_num_threads(self.config.threads)
+        self._classifier = Classifier(
+            files=self.config.segmentation_files, allow_download=self.config.allow_download, device=self._device
+        )
         default = resolve_precision(Precision.AUTO, self._device)
         self._encoder(self.config.encoder, default)
         device = describe_device(self._device)
@@ -124,13 +139,19 @@ class _Worker:
                 self._transfer(request, cancelled, send)
             case EvaluationRequest():
                 raise NotImplementedError
+            case SegmentationRequest():
+                tools = self._tools(cancelled)
+                send(SegmentedEvent(answer_segmentation(request, max_pixels=self.config.max_pixels, tools=tools)))
+
+    def _tools(self, cancelled: Callable[[], bool]) -> Tools:
+        return Tools(classify=self._classifier, cancelled=cancelled)
 
     def _transfer(
         self, request: TransferRequest, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]
     ) -> None:
         precision = resolve_precision(request.precision, self._device)
         request = replace(request, precision=precision)
-        inputs = decode_inputs(request, max_pixels=self.config.max_pixels)
+        inputs = decode_inputs(request, max_pixels=self.config.max_pixels, tools=self._tools(cancelled))
         encoder = self._encoder(request.encoder, precision)
         pace = _Pace()
         stages: list[StageDone] = []

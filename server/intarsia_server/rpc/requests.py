@@ -1,4 +1,4 @@
-"""From a StylizeRequest to the engine's request: conversion and the checks that need no picture."""
+"""From the API's requests to the engine's: conversion and the checks that need no picture."""
 
 from __future__ import annotations
 
@@ -12,14 +12,25 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from intarsia.v1 import style_transfer_pb2 as pb
 
 from intarsia_server.engine.errors import InvalidInputError
+from intarsia_server.engine.label_answer import MAX_LABEL
 from intarsia_server.engine.parameters import DEFAULT_METHOD, PAPER_METHOD, check_range, resolve
 from intarsia_server.engine.request import (
+    Automatic,
+    Box,
+    Boxes,
     ImageFormat,
+    LabelMapSource,
     Optimization,
     Optimizer,
     Output,
     Precision,
+    Scribbles,
     Segment,
+    Segmentation,
+    SegmentationModel,
+    SegmentationRequest,
+    SoftMask,
+    SoftMasks,
     Start,
     TransferRequest,
 )
@@ -52,8 +63,7 @@ def to_transfer_request(
         InvalidInputError: with the field's path.
     """
     _refuse_unknown_fields(request, "")
-    if request.WhichOneof("segmentation") is None:
-        raise InvalidInputError("label_map", "a segmentation is required")
+    segmentation = _segmentation(request)
     if request.encoder and request.encoder not in encoders:
         known = ", ".join(encoders)
         raise InvalidInputError("encoder", f"{request.encoder!r} is not known; this server has {known}")
@@ -71,7 +81,7 @@ def to_transfer_request(
     check_range("preview_interval", request.preview_interval, 0, 10_000)
     return TransferRequest(
         content=request.content.data,
-        label_map=request.label_map.data,
+        segmentation=segmentation,
         segments=segments,
         parameters=parameters,
         paper=request.paper,
@@ -81,6 +91,61 @@ def to_transfer_request(
         encoder=request.encoder or default_encoder,
         precision=_enum(Precision, pb.Precision, request.precision, Precision.AUTO, "precision"),
         preview_interval=request.preview_interval,
+    )
+
+
+def to_segmentation_request(request: pb.SegmentRequest) -> SegmentationRequest:
+    """Checks and converts.
+
+    Raises:
+        InvalidInputError: with the field's path.
+    """
+    _refuse_unknown_fields(request, "")
+    return SegmentationRequest(content=request.content.data, segmentation=_segmentation(request))
+
+
+def _segmentation(request: pb.StylizeRequest | pb.SegmentRequest) -> Segmentation:
+    match request.WhichOneof("segmentation"):
+        case "label_map":
+            return LabelMapSource(request.label_map.data)
+        case "soft_masks":
+            return _soft_masks(request.soft_masks, "soft_masks.masks")
+        case "boxes":
+            return _boxes(request.boxes, "boxes.boxes")
+        case "scribbles":
+            return Scribbles(request.scribbles.image.data)
+        case "automatic":
+            default = SegmentationModel.FCN_RESNET101
+            path = "automatic.model"
+            return Automatic(_enum(SegmentationModel, pb.SegmentationModel, request.automatic.model, default, path))
+        case _:
+            raise InvalidInputError("label_map", "a segmentation is required")
+
+
+def _soft_masks(message: pb.SoftMasks, path: str) -> SoftMasks:
+    check_range(path, len(message.masks), 1, MAX_SEGMENTS)
+    labels: set[int] = set()
+    for index, mask in enumerate(message.masks):
+        label = check_range(f"{path}[{index}].label", mask.label, 0, MAX_LABEL)
+        if label in labels:
+            raise InvalidInputError(f"{path}[{index}].label", f"label {label} already has a mask")
+        labels.add(label)
+    return SoftMasks(tuple(SoftMask(mask.label, mask.image.data) for mask in message.masks))
+
+
+def _boxes(message: pb.Boxes, path: str) -> Boxes:
+    check_range(path, len(message.boxes), 1, MAX_SEGMENTS)
+    return Boxes(
+        tuple(
+            Box(
+                label=check_range(f"{path}[{index}].label", box.label, 1, MAX_LABEL),
+                left=box.left,
+                top=box.top,
+                right=box.right,
+                bottom=box.bottom,
+            )
+            for index, box in enumerate(message.boxes)
+        )
     )
 
 
@@ -141,7 +206,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def _enum(kind: type[Choice], wrapper: Any, number: int, default: Choice, path: str) -> Choice:
-    """The choice whose name ends the enum value's; 0 is the default.
+    """The choice whose name the enum value has after its prefix; 0 is the default.
 
     Raises:
         InvalidInputError: a number that this server does not know.
@@ -150,8 +215,8 @@ def _enum(kind: type[Choice], wrapper: Any, number: int, default: Choice, path: 
         return default
     if number not in wrapper.values():
         raise InvalidInputError(path, f"has the unknown value {number}")
-    name: str = wrapper.Name(number)
-    return kind(name.rpartition("_")[2].lower())
+    prefix = wrapper.Name(0).removesuffix("UNSPECIFIED")
+    return kind(wrapper.Name(number).removeprefix(prefix).lower())
 
 
 def _refuse_unknown_fields(message: Message, path: str) -> None:

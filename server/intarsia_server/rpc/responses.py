@@ -15,6 +15,7 @@ from intarsia_server.executors.base import (
     PreviewEvent,
     ProgressEvent,
     ResultEvent,
+    SegmentedEvent,
 )
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, JobEvent, QueuedEvent
 
@@ -117,6 +118,16 @@ class ResponseStream:
         for index, offset in enumerate(range(0, len(data), size)):
             chunk = pb.ResultChunkEvent(index=index, offset=offset, data=data[offset : offset + size])
             yield pb.StylizeResponse(result_chunk=chunk)
+
+
+def to_segment_response(event: SegmentedEvent) -> pb.SegmentResponse:
+    """The answer to a SegmentRequest."""
+    found = event.found
+    return pb.SegmentResponse(
+        label_map=pb.Image(data=found.label_map),
+        segments=[pb.FoundSegment(label=label.label, name=label.name, share=label.share) for label in found.labels],
+        warnings=[pb.WarningEvent(code=code, message=message) for code, message in found.warnings],
+    )
 
 
 def _progress(event: ProgressEvent) -> pb.ProgressEvent:
