@@ -27,8 +27,10 @@ class StyleImages(Sequence[Pixels | None]):
     Hundreds of segments may each bring a style of the output's size: only one at a time has to fit into memory.
     """
 
-    def __init__(self, request: TransferRequest, shape: Callable[[Pixels, Segment], Pixels], max_pixels: int) -> None:
-        self._segments = request.segments
+    def __init__(
+        self, segments: Sequence[Segment], shape: Callable[[Pixels, Segment], Pixels], max_pixels: int
+    ) -> None:
+        self._segments = segments
         self._shape = shape
         self._max_pixels = max_pixels
 
@@ -83,8 +85,8 @@ def check_inputs(request: TransferRequest, *, max_pixels: int) -> tuple[int, int
     Raises:
         InvalidInputError: whatever is wrong with them, with the field's path.
     """
-    _, labels = _content_and_labels(request, _Decoder(max_pixels))
-    _check_others(request, labels, _Decoder(max_pixels))
+    _, labels = _content_and_labels(request, Decoder(max_pixels))
+    _check_others(request, labels, Decoder(max_pixels))
     height, width = labels.shape
     return width, height
 
@@ -95,7 +97,7 @@ def decode_inputs(request: TransferRequest, *, max_pixels: int) -> Inputs:
     Raises:
         InvalidInputError: as `check_inputs`.
     """
-    decode = _Decoder(max_pixels)
+    decode = Decoder(max_pixels)
     content, labels = _content_and_labels(request, decode)
     _check_others(request, labels, decode)
     height, width = labels.shape
@@ -106,9 +108,11 @@ def decode_inputs(request: TransferRequest, *, max_pixels: int) -> Inputs:
         content=resize(content, width, height),
         labels=labels,
         styles=StyleImages(
-            request, lambda pixels, segment: resize(pixels, *_style_size(pixels, segment, width, height)), max_pixels
+            request.segments,
+            lambda pixels, segment: resize(pixels, *style_size(pixels, segment, width, height)),
+            max_pixels,
         ),
-        covers=StyleImages(request, lambda pixels, _: cover(pixels, width, height), max_pixels),
+        covers=StyleImages(request.segments, lambda pixels, _: cover(pixels, width, height), max_pixels),
         start=start,
         warnings=tuple(dict.fromkeys(decode.warnings)),
     )
@@ -117,7 +121,7 @@ def decode_inputs(request: TransferRequest, *, max_pixels: int) -> Inputs:
 _START_FIELD = "optimization.start_image.data"
 
 
-class _Decoder:
+class Decoder:
     """`decode_rgb` with one limit, gathering the warnings."""
 
     def __init__(self, max_pixels: int) -> None:
@@ -125,49 +129,70 @@ class _Decoder:
         self.warnings: list[tuple[str, str]] = []
 
     def __call__(self, data: bytes, field: str) -> Pixels:
+        """The pixels, RGB [H, W, 3]."""
         decoded = decode_rgb(data, field, max_pixels=self.max_pixels)
         if decoded.warning:
             self.warnings.append(("colour_profile_ignored", decoded.warning))
         return decoded.pixels
 
 
-def _content_and_labels(request: TransferRequest, decode: _Decoder) -> tuple[Pixels, LabelMap]:
+def _content_and_labels(request: TransferRequest, decode: Decoder) -> tuple[Pixels, LabelMap]:
     """The content image as it came, and the segment indices at the output's size."""
-    content = decode(request.content, "content.data")
-    _check_side(content, "content.data")
-    labels = decode_label_map(request.label_map, "label_map.data", max_pixels=decode.max_pixels)
-    if labels.shape != content.shape[:2]:
-        raise InvalidInputError(
-            "label_map.data",
-            f"is {labels.shape[1]}x{labels.shape[0]} pixels, the content image {content.shape[1]}x{content.shape[0]}",
-        )
-    labels = assign_segments(labels, request.segments, label_field="label_map.data", segment_field="segments")
+    content, labels = decode_segmented(request.content, request.label_map, request.segments, decode)
     width, height = output_size(content, request.output.size, max_pixels=decode.max_pixels)
     labels = resize_labels(labels, len(request.segments), width, height)
     _check_segments_survive(labels, len(request.segments), width, height)
     return content, labels
 
 
-def _check_others(request: TransferRequest, labels: LabelMap, decode: _Decoder) -> None:
+def decode_segmented(
+    content_data: bytes, label_map: bytes, segments: Sequence[Segment], decode: Decoder
+) -> tuple[Pixels, LabelMap]:
+    """The content image as it came, and the segment index of its every pixel.
+
+    Raises:
+        InvalidInputError: with the field's path.
+    """
+    content = decode(content_data, "content.data")
+    check_side(content, "content.data")
+    labels = decode_label_map(label_map, "label_map.data", max_pixels=decode.max_pixels)
+    if labels.shape != content.shape[:2]:
+        raise InvalidInputError(
+            "label_map.data",
+            f"is {labels.shape[1]}x{labels.shape[0]} pixels, the content image {content.shape[1]}x{content.shape[0]}",
+        )
+    return content, assign_segments(labels, segments, label_field="label_map.data", segment_field="segments")
+
+
+def _check_others(request: TransferRequest, labels: LabelMap, decode: Decoder) -> None:
     height, width = labels.shape
-    for index, segment in enumerate(request.segments):
+    check_styles(request.segments, width, height, decode)
+    if request.optimization.start is Start.IMAGE:
+        decode(request.optimization.start_image or b"", _START_FIELD)
+
+
+def check_styles(segments: Sequence[Segment], width: int, height: int, decode: Decoder) -> None:
+    """Decodes every style image once and refuses those that cannot serve a picture of that size.
+
+    Raises:
+        InvalidInputError: with the field's path.
+    """
+    for index, segment in enumerate(segments):
         if segment.style is None:
             continue
         field = f"segments[{index}].style"
         style = decode(segment.style, f"{field}.data")
-        _check_side(style, f"{field}.data")
-        style_width, style_height = _style_size(style, segment, width, height)
+        check_side(style, f"{field}.data")
+        style_width, style_height = style_size(style, segment, width, height)
         size = f"makes the style image {style_width}x{style_height} pixels"
         if min(style_width, style_height) < MIN_SIDE:
             raise InvalidInputError(f"{field}_scale", f"{size}; both sides need {MIN_SIDE}")
         # At scale 1 the style is as large as the output, give or take the rounding.
         if segment.style_scale > 1 and style_width * style_height > decode.max_pixels:
             raise InvalidInputError(f"{field}_scale", f"{size}, more than the limit of {decode.max_pixels}")
-    if request.optimization.start is Start.IMAGE:
-        decode(request.optimization.start_image or b"", _START_FIELD)
 
 
-def _style_size(style: Pixels, segment: Segment, width: int, height: int) -> tuple[int, int]:
+def style_size(style: Pixels, segment: Segment, width: int, height: int) -> tuple[int, int]:
     """(width, height) that gives a style image the output's number of pixels, times `style_scale` squared."""
     style_height, style_width = style.shape[:2]
     scale = segment.style_scale * math.sqrt(width * height / (style_width * style_height))
@@ -194,7 +219,8 @@ def output_size(content: Pixels, size: int | None, *, max_pixels: int) -> tuple[
     return width, height
 
 
-def _check_side(pixels: Pixels, field: str) -> None:
+def check_side(pixels: Pixels, field: str) -> None:
+    """Raises InvalidInputError when the encoder's reach is longer than a side."""
     height, width = pixels.shape[:2]
     if min(width, height) < MIN_SIDE:
         raise InvalidInputError(
