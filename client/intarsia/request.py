@@ -21,6 +21,7 @@ __all__ = [
     "Styles",
     "StylizeOptions",
     "build_request",
+    "build_segments",
     "method_names",
     "parse_label",
 ]
@@ -114,7 +115,7 @@ def build_request(
         request_id=request_id or str(uuid.uuid4()),
         content=to_image(content),
         label_map=to_image(labels),
-        segments=_segments(styles or {}, segments),
+        segments=build_segments(styles or {}, segments),
         paper=paper,
         encoder=encoder,
         precision=pb.Precision.ValueType(precisions[precision]),
@@ -150,7 +151,13 @@ def parse_label(label: int | str) -> int:
     return number
 
 
-def _segments(styles: Styles, segments: Sequence[pb.Segment]) -> list[pb.Segment]:
+def build_segments(styles: Styles, segments: Sequence[pb.Segment]) -> list[pb.Segment]:
+    """Returns the segments as the API has them, from either argument of `build_request`.
+
+    Raises:
+        RequestError: Both or neither are given, or a label is none or has two styles.
+        OSError: A file that cannot be read.
+    """
     if bool(styles) == bool(segments):
         raise RequestError("give either styles or segments, at least one")
     if segments:

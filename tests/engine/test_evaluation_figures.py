@@ -137,7 +137,7 @@ def test_a_step_is_a_seam() -> None:
     # Of the two columns at distance 0 one has the step: (2 + 62) / 2 = 32 against 2, times sqrt 3, each and 1 more.
     assert profile.value == pytest.approx((32 * 3**0.5 + 1) / (2 * 3**0.5 + 1), rel=0.02)
     assert profile.profile[0] == pytest.approx(profile.value)
-    assert len(profile.profile) == RING[1] + 1
+    assert profile.distances == tuple(range(RING[1] + 1))
 
 
 def test_a_smear_is_a_seam_too() -> None:

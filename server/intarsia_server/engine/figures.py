@@ -34,12 +34,14 @@ class Seam:
 
     Attributes:
         value: 1 or more; 1 is invisible.
-        profile: mean colour gradient at 0, 1, 2, ... pixels from a border, over that of the ring beside it. Well over
-            1 is a cut, well under 1 a smear. None where too few pixels lie at that distance.
+        distances: from a border in whole pixels, 0 to 15; those at which too few pixels lie are left out.
+        profile: mean colour gradient at each distance over that of the ring beside the border. Well over 1 is a cut,
+            well under 1 a smear.
     """
 
     value: float
-    profile: tuple[float | None, ...]
+    distances: tuple[int, ...]
+    profile: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import asyncio
 import importlib.metadata
 import platform
 import time
-from collections.abc import AsyncGenerator
+import uuid
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -15,12 +16,15 @@ import grpc
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 
+from intarsia_server.engine.evaluation.inputs import check_evaluation_inputs
 from intarsia_server.engine.inputs import check_inputs
 from intarsia_server.engine.parameters import METHODS
-from intarsia_server.engine.request import Precision
-from intarsia_server.executors.base import Executor
+from intarsia_server.engine.request import Precision, Work
+from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent
 from intarsia_server.jobs.manager import JobManager
-from intarsia_server.rpc.requests import to_request_id, to_transfer_request
+from intarsia_server.jobs.model import Job
+from intarsia_server.rpc.evaluations import to_evaluate_response
+from intarsia_server.rpc.requests import to_evaluation_request, to_request_id, to_transfer_request
 from intarsia_server.rpc.responses import ResponseStream
 from intarsia_server.settings import Settings
 
@@ -47,10 +51,8 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         transfer_request = to_transfer_request(
             request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
         )
-        self._jobs.check_admission(request_id)
         check = partial(check_inputs, transfer_request, max_pixels=self._settings.max_pixels)
-        size = await asyncio.get_running_loop().run_in_executor(self._decoders, check)
-        job = self._jobs.submit(transfer_request, request_id=request_id, size=size)
+        job = await self._submit(transfer_request, request_id, check)
         stream = ResponseStream(chunk_bytes=self._settings.result_chunk_bytes)
         try:
             async with asyncio.timeout(context.time_remaining()):
@@ -62,6 +64,38 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
                         yield message
         finally:
             self._jobs.cancel(job)
+
+    async def Evaluate(  # noqa: N802 - the API's name
+        self, request: pb.EvaluateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.EvaluateResponse:
+        """Judges one picture."""
+        evaluation_request = to_evaluation_request(
+            request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
+        )
+        check = partial(check_evaluation_inputs, evaluation_request, max_pixels=self._settings.max_pixels)
+        job = await self._submit(evaluation_request, str(uuid.uuid4()), check)
+        event = await self._final_event(job, context)
+        assert isinstance(event, EvaluatedEvent)
+        return to_evaluate_response(event.evaluation)
+
+    async def _submit(self, work: Work, request_id: str, check: Callable[[], tuple[int, int]]) -> Job:
+        """Queues a job once `check`, which decodes its pictures, has told the result's size."""
+        self._jobs.check_admission(request_id)
+        size = await asyncio.get_running_loop().run_in_executor(self._decoders, check)
+        return self._jobs.submit(work, request_id=request_id, size=size)
+
+    async def _final_event(self, job: Job, context: grpc.aio.ServicerContext[Any, Any]) -> FinalEvent:
+        """What the job ends with; the job ends with the call, however that ends."""
+        final: FinalEvent | None = None
+        try:
+            async with asyncio.timeout(context.time_remaining()):
+                async for numbered in job.log.read(heartbeat=self._settings.heartbeat_seconds):
+                    if numbered is not None and isinstance(numbered.event, FinalEvent):
+                        final = numbered.event
+        finally:
+            self._jobs.cancel(job)
+        assert final is not None
+        return final
 
     async def GetServerInfo(  # noqa: N802 - the API's name
         self, request: pb.GetServerInfoRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -54,13 +54,13 @@ def seam(pixels: Pixels, distance: NDArray[np.float64]) -> Seam | None:
         return None
     gradient = colour_gradient(pixels)
     beside = float(gradient[ring].mean())
-    profile: list[float | None] = []
+    profile: dict[int, float] = {}
     for start in range(RING[1] + 1):
         band = gradient[(distance >= start) & (distance < start + 1)]
-        enough = band.size >= FEW_PIXELS
-        profile.append((float(band.mean()) + _INVISIBLE) / (beside + _INVISIBLE) if enough else None)
-    near = [abs(math.log(ratio)) for ratio in profile[:NEAR] if ratio is not None]
-    return Seam(math.exp(max(near)), tuple(profile)) if near else None
+        if band.size >= FEW_PIXELS:
+            profile[start] = (float(band.mean()) + _INVISIBLE) / (beside + _INVISIBLE)
+    near = [abs(math.log(ratio)) for start, ratio in profile.items() if start < NEAR]
+    return Seam(math.exp(max(near)), tuple(profile), tuple(profile.values())) if near else None
 
 
 def colour_gradient(pixels: Pixels) -> NDArray[np.float32]:
