@@ -20,18 +20,21 @@ _FLAGS = {
 _KNOB_FLAGS = {"steps": "--steps", "size": "--size", "format": "--output"}
 
 
-def with_typed_names(error: IntarsiaError, styles: Mapping[int, str]) -> IntarsiaError:
+def with_typed_names(error: IntarsiaError, styles: Mapping[int, str], result: str = "") -> IntarsiaError:
     """Returns the error with each violation's field preceded by the argument that it came from.
 
     Args:
         error: As the server sent it: ("segments[1].style.data", "not an image").
         styles: By label, the text of --style: {0: "0=bg.jpg", 1: "1=dog.jpg"}.
+        result: The path of the picture that was judged, if one was.
     """
-    violations = [(_typed(field, styles), description) for field, description in error.violations]
+    violations = [(_typed(field, styles, result), description) for field, description in error.violations]
     return IntarsiaError(error.code, error.message, violations, error.retry_after_seconds)
 
 
-def _typed(field: str, styles: Mapping[int, str]) -> str:
+def _typed(field: str, styles: Mapping[int, str], result: str) -> str:
+    if field.partition(".")[0] == "result" and result:
+        return f"{result} ({field})"
     flag = _segment_flag(field, styles) or _FLAGS.get(field.partition(".")[0]) or _knob_flag(field)
     return f"{flag} ({field})" if flag else field
 
