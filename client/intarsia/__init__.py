@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from intarsia.client import Client, Stylization
     from intarsia.embedded import EmbeddedServer
     from intarsia.errors import IntarsiaError, RequestError
+    from intarsia.evaluation import build_evaluation
     from intarsia.request import build_request, method_names
     from intarsia.result import Result
     from intarsia.segmentation import build_segment_request, model_names
@@ -33,6 +34,7 @@ __all__ = [
     "Result",
     "Stylization",
     "__version__",
+    "build_evaluation",
     "build_request",
     "build_segment_request",
     "method_names",
@@ -49,6 +51,7 @@ _HOMES = {
     "Result": "result",
     "Stylization": "client",
     "__version__": "version",
+    "build_evaluation": "evaluation",
     "build_request": "request",
     "build_segment_request": "segmentation",
     "method_names": "request",

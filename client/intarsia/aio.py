@@ -14,6 +14,7 @@ from grpc import aio
 from intarsia.channel import CHANNEL_OPTIONS, check_address
 from intarsia.embedded import EmbeddedServer
 from intarsia.errors import IntarsiaError, from_rpc_error
+from intarsia.evaluation import EvaluationOptions, build_evaluation
 from intarsia.images import ImageSource
 from intarsia.request import StylizeOptions, build_request
 from intarsia.result import Result, ResultAssembler
@@ -124,6 +125,33 @@ class AsyncClient:
         request = await asyncio.to_thread(build_segment_request, content, **options)  # reads files
         try:
             return await self._stub.Segment(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def evaluate(
+        self,
+        content: ImageSource,
+        result: ImageSource,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        **options: Unpack[EvaluationOptions],
+    ) -> pb.EvaluateResponse:
+        """Judges a finished picture; `build_evaluation` says what the options are.
+
+        Args:
+            content: The content image.
+            result: The picture.
+            timeout: Seconds until it is given up (the call's deadline); None: never.
+            options: As of `build_evaluation`.
+
+        Raises:
+            RequestError: No request can be built from the options.
+            OSError: A file that cannot be read.
+            IntarsiaError: The call failed, or `timeout` seconds have passed.
+        """
+        request = await asyncio.to_thread(build_evaluation, content, result, **options)  # reads files
+        try:
+            return await self._stub.Evaluate(request, timeout=timeout)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 

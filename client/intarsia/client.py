@@ -12,6 +12,7 @@ import grpc
 from intarsia.channel import CHANNEL_OPTIONS, check_address
 from intarsia.embedded import EmbeddedServer
 from intarsia.errors import IntarsiaError, from_rpc_error
+from intarsia.evaluation import EvaluationOptions, build_evaluation
 from intarsia.images import ImageSource
 from intarsia.request import StylizeOptions, build_request
 from intarsia.result import Result, ResultAssembler
@@ -106,6 +107,33 @@ class Client:
         request = build_segment_request(content, **options)
         try:
             return self._stub.Segment(request, timeout=timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def evaluate(
+        self,
+        content: ImageSource,
+        result: ImageSource,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[EvaluationOptions],
+    ) -> pb.EvaluateResponse:
+        """Judges a finished picture; `build_evaluation` says what the options are.
+
+        Args:
+            content: The content image.
+            result: The picture.
+            timeout: Seconds until it is given up (the call's deadline); None: never.
+            options: As of `build_evaluation`.
+
+        Raises:
+            RequestError: No request can be built from the options.
+            OSError: A file that cannot be read.
+            IntarsiaError: The call failed, or `timeout` seconds have passed.
+        """
+        request = build_evaluation(content, result, **options)
+        try:
+            return self._stub.Evaluate(request, timeout=timeout)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 

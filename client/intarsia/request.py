@@ -22,6 +22,7 @@ __all__ = [
     "Styles",
     "StylizeOptions",
     "build_request",
+    "build_segments",
     "method_names",
     "parse_label",
 ]
@@ -123,7 +124,7 @@ def build_request(
     request = pb.StylizeRequest(
         request_id=request_id or str(uuid.uuid4()),
         content=to_image(content),
-        segments=_segments(styles or {}, segments),
+        segments=build_segments(styles or {}, segments),
         paper=paper,
         encoder=encoder,
         precision=pb.Precision.ValueType(precisions[precision]),
@@ -145,7 +146,13 @@ def method_names() -> list[str]:
     return [field.name.replace("_", "-") for field in pb.StylizeRequest.DESCRIPTOR.oneofs_by_name["method"].fields]
 
 
-def _segments(styles: Styles, segments: Sequence[pb.Segment]) -> list[pb.Segment]:
+def build_segments(styles: Styles, segments: Sequence[pb.Segment]) -> list[pb.Segment]:
+    """Returns the segments as the API has them, from either argument of `build_request`.
+
+    Raises:
+        RequestError: Both or neither are given, or a label is none or has two styles.
+        OSError: A file that cannot be read.
+    """
     if bool(styles) == bool(segments):
         raise RequestError("give either styles or segments, at least one")
     if segments:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from intarsia.cli import demo, info, segment, serve, stylize
+from intarsia.cli import demo, evaluate, info, segment, serve, stylize
 from intarsia.cli.failures import Commands
 
 __all__ = ["app", "main"]
@@ -15,7 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Segmentation-based multi-style transfer: every segment of a picture in its own style.",
 )
-for command in (stylize.stylize, segment.segment, serve.serve, info.info, demo.demo):
+for command in (stylize.stylize, segment.segment, evaluate.evaluate, serve.serve, info.info, demo.demo):
     app.command()(command)
 
 

@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from intarsia.cli.job import Listener
+from intarsia.errors import RequestError
 from intarsia.v1 import style_transfer_pb2 as pb
 
-__all__ = ["event_line", "events_file"]
+__all__ = ["STDOUT", "event_line", "events_file", "plain_fields", "read_events"]
 
 STDOUT = Path("-")
 
@@ -46,7 +48,25 @@ def event_line(response: pb.StylizeResponse) -> str:
     """
     name = response.WhichOneof("event")
     line = {"sequence": response.sequence, "event": name, "eventTime": response.event_time.ToJsonString()}
-    return json.dumps({**line, **_fields(getattr(response, name))} if name else line)
+    return json.dumps({**line, **plain_fields(getattr(response, name))} if name else line)
+
+
+def read_events(path: Path) -> Iterator[pb.StylizeResponse]:
+    """Reads back what `events_file` wrote; pictures are not in it.
+
+    Raises:
+        OSError: The file cannot be read.
+        RequestError: A line is no event.
+    """
+    with path.open(encoding="utf-8") as file:
+        for number, text in enumerate(file, 1):
+            try:
+                line = json.loads(text)
+                common = {key: line.pop(key) for key in ("sequence", "eventTime")}
+                message = {**common, line.pop("event"): line}
+                yield json_format.ParseDict(message, pb.StylizeResponse(), ignore_unknown_fields=True)
+            except (ValueError, KeyError, TypeError, AttributeError, json_format.ParseError) as error:
+                raise RequestError(f"{path}: line {number} is no event as --events writes them") from error
 
 
 def _writer(file: TextIO) -> Listener:
@@ -57,7 +77,8 @@ def _writer(file: TextIO) -> Listener:
     return write
 
 
-def _fields(message: Message) -> dict[str, Any]:
+def plain_fields(message: Message) -> dict[str, Any]:
+    """Returns a message's fields by their proto JSON names, without pictures; numbers stay numbers."""
     return {
         field.json_name: _value(message, field)
         for field in message.DESCRIPTOR.fields
@@ -76,7 +97,7 @@ def _plain(value: Any, field: Any) -> Any:
     if isinstance(value, Duration | Timestamp):
         return value.ToJsonString()
     if isinstance(value, Message):
-        return _fields(value)
+        return plain_fields(value)
     if field.enum_type is not None:
         return field.enum_type.values_by_number[value].name if value in field.enum_type.values_by_number else value
     if isinstance(value, float) and not math.isfinite(value):

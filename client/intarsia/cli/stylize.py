@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -16,11 +15,12 @@ from intarsia.cli.fields import with_typed_names
 from intarsia.cli.history import History
 from intarsia.cli.job import Listener, follow
 from intarsia.cli.outputs import IMAGE_FORMATS, check_output
+from intarsia.cli.pairs import parse_pairs
 from intarsia.cli.plotting import SUFFIXES, require_matplotlib, write_plot
 from intarsia.cli.previews import preview_files
 from intarsia.cli.progress import progress_display
 from intarsia.cli.segmentation import AutoOption, BoxOption, LabelsOption, MaskOption, ScribblesOption, choose
-from intarsia.errors import IntarsiaError, RequestError
+from intarsia.errors import IntarsiaError
 from intarsia.request import DEFAULT_METHOD, PAPER_METHOD, build_request, method_names, parse_label
 
 __all__ = ["stylize"]
@@ -76,7 +76,7 @@ def stylize(
 ) -> None:
     """Give every segment of CONTENT its own style, and print the result's path."""
     choice = choose(labels, mask, box, scribbles, auto)
-    styles = _pairs("--style", style)
+    styles = parse_pairs("--style", style)
     method = method or (PAPER_METHOD if paper else DEFAULT_METHOD)
     target = output or Path(f"{content.stem}.{method}.png")
     if plot is not None:
@@ -95,7 +95,7 @@ def stylize(
         encoder=encoder,
         preview_interval=preview_every or (_PREVIEW_EVERY if previews or plot else 0),
         output_format=IMAGE_FORMATS.get(target.suffix.lower(), "png"),
-        parameters=_pairs("--set", parameters or []),
+        parameters=parse_pairs("--set", parameters or []),
     )
     check_output(target, IMAGE_FORMATS)
     history = History()
@@ -117,15 +117,3 @@ def stylize(
         write_plot(plot, history, result.image)
     sys.stderr.write(f"done in {result.run_time.total_seconds():.1f} s\n")
     typer.echo(target, err=events == STDOUT)
-
-
-def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals or not value:
-            raise RequestError(f"{flag} {text}: expected {'LABEL=STYLE' if flag == '--style' else 'KEY=VALUE'}")
-        if key in pairs:
-            raise RequestError(f"{flag} {key} is given twice")
-        pairs[key] = value
-    return pairs

@@ -62,11 +62,11 @@ def border_map(labels: LabelMap, radius: float) -> Tensor:
     Returns:
         [H, W], float32: 1 on the border, falling linearly with the Euclidean distance.
     """
-    distance = _distance_to(_border_pixels(labels), int(np.ceil(radius)))
+    distance = distance_to(border_pixels(labels), int(np.ceil(radius)))
     return torch.from_numpy(np.maximum(0.0, 1.0 - distance / radius).astype(np.float32))
 
 
-def _border_pixels(labels: LabelMap) -> NDArray[np.bool_]:
+def border_pixels(labels: LabelMap) -> NDArray[np.bool_]:
     """Pixels with a neighbour of another label, on both sides of the border."""
     border = np.zeros(labels.shape, dtype=bool)
     vertical = labels[1:] != labels[:-1]
@@ -78,7 +78,7 @@ def _border_pixels(labels: LabelMap) -> NDArray[np.bool_]:
     return border
 
 
-def _distance_to(pixels: NDArray[np.bool_], reach: int) -> NDArray[np.float64]:
+def distance_to(pixels: NDArray[np.bool_], reach: int) -> NDArray[np.float64]:
     """Euclidean distance to the nearest marked pixel, exact up to `reach` and larger than it beyond.
 
     Separable: first along rows, then the best of all rows within reach; 2 reach + 1 vector operations each.

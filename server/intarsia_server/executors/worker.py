@@ -19,6 +19,8 @@ from intarsia_server.engine.automatic import Classifier
 from intarsia_server.engine.capabilities import describe_device, resolve_precision, torch_dtype
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import CancelledError, InvalidInputError, WeightsUnavailableError
+from intarsia_server.engine.evaluation.evaluate import evaluate
+from intarsia_server.engine.evaluation.inputs import decode_evaluation_inputs
 from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferWarning
 from intarsia_server.engine.images import Pixels, encode, fit_longer_side, resize
 from intarsia_server.engine.inputs import decode_inputs
@@ -35,6 +37,7 @@ from intarsia_server.engine.request import (
 from intarsia_server.engine.transfer import describe, transfer
 from intarsia_server.engine.weights import load_weights
 from intarsia_server.executors.base import (
+    EvaluatedEvent,
     ExecutionCancelledError,
     ExecutorInfo,
     ExecutorStartError,
@@ -138,13 +141,20 @@ class _Worker:
             case TransferRequest():
                 self._transfer(request, cancelled, send)
             case EvaluationRequest():
-                raise NotImplementedError
+                self._evaluate(request, cancelled, send)
             case SegmentationRequest():
                 tools = self._tools(cancelled)
                 send(SegmentedEvent(answer_segmentation(request, max_pixels=self.config.max_pixels, tools=tools)))
 
     def _tools(self, cancelled: Callable[[], bool]) -> Tools:
         return Tools(classify=self._classifier, cancelled=cancelled)
+
+    def _evaluate(
+        self, request: EvaluationRequest, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]
+    ) -> None:
+        inputs = decode_evaluation_inputs(request, max_pixels=self.config.max_pixels)
+        encoder = self._encoder(request.encoder, Precision.FP32)
+        send(EvaluatedEvent(evaluate(inputs, encoder, cancelled=cancelled)))
 
     def _transfer(
         self, request: TransferRequest, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from intarsia_server.engine.request import (
     Automatic,
     Box,
     Boxes,
+    EvaluationRequest,
     ImageFormat,
     LabelMapSource,
     Optimization,
@@ -64,14 +65,8 @@ def to_transfer_request(
     """
     _refuse_unknown_fields(request, "")
     segmentation = _segmentation(request)
-    if request.encoder and request.encoder not in encoders:
-        known = ", ".join(encoders)
-        raise InvalidInputError("encoder", f"{request.encoder!r} is not known; this server has {known}")
-    segments = tuple(_segment(segment, f"segments[{index}]") for index, segment in enumerate(request.segments))
-    if not 1 <= len(segments) <= MAX_SEGMENTS:
-        raise InvalidInputError("segments", f"has {len(segments)} entries, must have from 1 to {MAX_SEGMENTS}")
-    if all(segment.style is None for segment in segments):
-        raise InvalidInputError("segments", "keeps every segment; at least one needs a style")
+    _check_encoder(request.encoder, encoders)
+    segments = _segments(request.segments)
     output = _output(request.output)
     method, explicit, path = _method(request)
     parameters = resolve(method, explicit, paper=request.paper, segment_count=len(segments), prefix=path)
@@ -102,6 +97,40 @@ def to_segmentation_request(request: pb.SegmentRequest) -> SegmentationRequest:
     """
     _refuse_unknown_fields(request, "")
     return SegmentationRequest(content=request.content.data, segmentation=_segmentation(request))
+
+
+def to_evaluation_request(
+    request: pb.EvaluateRequest, *, default_encoder: str, encoders: Collection[str]
+) -> EvaluationRequest:
+    """Checks and converts.
+
+    Raises:
+        InvalidInputError: with the field's path.
+    """
+    _refuse_unknown_fields(request, "")
+    _check_encoder(request.encoder, encoders)
+    return EvaluationRequest(
+        content=request.content.data,
+        label_map=request.label_map.data,
+        segments=_segments(request.segments),
+        result=request.result.data,
+        encoder=request.encoder or default_encoder,
+    )
+
+
+def _check_encoder(name: str, encoders: Collection[str]) -> None:
+    if name and name not in encoders:
+        known = ", ".join(encoders)
+        raise InvalidInputError("encoder", f"{name!r} is not known; this server has {known}")
+
+
+def _segments(messages: Iterable[pb.Segment]) -> tuple[Segment, ...]:
+    segments = tuple(_segment(segment, f"segments[{index}]") for index, segment in enumerate(messages))
+    if not 1 <= len(segments) <= MAX_SEGMENTS:
+        raise InvalidInputError("segments", f"has {len(segments)} entries, must have from 1 to {MAX_SEGMENTS}")
+    if all(segment.style is None for segment in segments):
+        raise InvalidInputError("segments", "keeps every segment; at least one needs a style")
+    return segments
 
 
 def _segmentation(request: pb.StylizeRequest | pb.SegmentRequest) -> Segmentation:

@@ -16,14 +16,21 @@ import grpc
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 
+from intarsia_server.engine.evaluation.inputs import check_evaluation_inputs
 from intarsia_server.engine.inputs import check_inputs
 from intarsia_server.engine.label_answer import check_segmentation
 from intarsia_server.engine.parameters import METHODS
 from intarsia_server.engine.request import Precision, Work
-from intarsia_server.executors.base import Executor, FinalEvent, SegmentedEvent
+from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
 from intarsia_server.jobs.manager import JobManager
 from intarsia_server.jobs.model import Job
-from intarsia_server.rpc.requests import to_request_id, to_segmentation_request, to_transfer_request
+from intarsia_server.rpc.evaluations import to_evaluate_response
+from intarsia_server.rpc.requests import (
+    to_evaluation_request,
+    to_request_id,
+    to_segmentation_request,
+    to_transfer_request,
+)
 from intarsia_server.rpc.responses import ResponseStream, to_segment_response
 from intarsia_server.settings import Settings
 
@@ -74,6 +81,19 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         event = await self._final_event(job, context)
         assert isinstance(event, SegmentedEvent)
         return to_segment_response(event)
+
+    async def Evaluate(  # noqa: N802 - the API's name
+        self, request: pb.EvaluateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.EvaluateResponse:
+        """Judges one picture."""
+        evaluation_request = to_evaluation_request(
+            request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
+        )
+        check = partial(check_evaluation_inputs, evaluation_request, max_pixels=self._settings.max_pixels)
+        job = await self._submit(evaluation_request, str(uuid.uuid4()), check)
+        event = await self._final_event(job, context)
+        assert isinstance(event, EvaluatedEvent)
+        return to_evaluate_response(event.evaluation)
 
     async def _submit(self, work: Work, request_id: str, check: Callable[[], tuple[int, int]]) -> Job:
         """Queues a job once `check`, which decodes its pictures, has told the result's size."""

@@ -1,0 +1,1 @@
+"""`evaluate --report`: one HTML file that needs nothing but itself."""
