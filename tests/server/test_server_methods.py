@@ -183,7 +183,7 @@ def test_background_chooses_the_style(stub: StyleTransferServiceStub, outcomes: 
 
 
 def test_large_pictures_have_small_previews(stub: StyleTransferServiceStub) -> None:
-    request = tiny_request(steps=1)
+    request = tiny_request(steps=1, coarse_steps=0)
     request.output.size = 360
     request.preview_interval = 1
     outcome = run_job(stub, request)
