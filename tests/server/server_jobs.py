@@ -121,11 +121,12 @@ def failure_of(responses: Iterator[pb.StylizeResponse]) -> Failure:
         for _ in responses:
             pass
     except grpc.RpcError as error:
-        return _failure(error)
+        return failure(error)
     raise AssertionError("the call succeeded")
 
 
-def _failure(error: Any) -> Failure:
+def failure(error: Any) -> Failure:
+    """What a grpc.RpcError carries."""
     metadata = dict(error.trailing_metadata() or ())
     status = status_pb2.Status.FromString(metadata.get("grpc-status-details-bin", b""))
     details: list[Message] = []
@@ -143,6 +144,6 @@ def refusal(stub: StyleTransferServiceStub, request: pb.StylizeRequest) -> Failu
     try:
         first = next(responses)
     except grpc.RpcError as error:
-        return _failure(error)
+        return failure(error)
     responses.cancel()
     raise AssertionError(f"the request was taken: {first.WhichOneof('event')}")
