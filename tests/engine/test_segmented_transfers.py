@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import example_scene
 import numpy as np
@@ -28,15 +29,19 @@ from intarsia_server.engine.request import (
 from intarsia_server.engine.transfer import describe, transfer
 from PIL import Image, ImageFilter
 
-WIDTH, HEIGHT = 96, 64
+WIDTH, HEIGHT = 64, 48
 STEPS = {
-    "gatys": {"steps": 1},
-    "masked-gram": {"steps": 1},
-    "sequential": {"steps": 1, "smoothing_steps": 1},
-    "sequential-smooth": {"steps": 1, "smoothing_steps": 1, "border_steps": 1},
-    "single-shot": {"steps": 1},
-    "blended": {"steps": 1},
+    "gatys": {"steps": 2},
+    "masked-gram": {"steps": 2},
+    "sequential": {"steps": 2, "smoothing_steps": 1},
+    "sequential-smooth": {"steps": 2, "smoothing_steps": 1, "border_steps": 1},
+    "single-shot": {"steps": 2},
+    "blended": {"steps": 2},
 }
+
+
+def example_request(method: str, segmentation: Segmentation | None = None, **options: Any) -> TransferRequest:
+    return example_scene.request(method, STEPS.get(method), size=(WIDTH, HEIGHT), segmentation=segmentation, **options)
 
 
 def soft_masks() -> SoftMasks:
@@ -63,9 +68,7 @@ def run(request: TransferRequest, encoder: Encoder, tools: Tools) -> tuple[list[
 @pytest.mark.parametrize("method", STEPS)
 def test_every_method_takes_soft_masks(method: str, encoder: Encoder) -> None:
     """The second segment is kept, whose pixels are those where its mask is the greatest."""
-    request = example_scene.request(
-        method, STEPS[method], segmentation=soft_masks(), segments=({}, {"style": None}, {})
-    )
+    request = example_request(method, segmentation=soft_masks(), segments=({}, {"style": None}, {}))
     inputs = decode_inputs(request, max_pixels=MAX_PIXELS)
     events, result = run(request, encoder, Tools())
     assert all(np.isfinite(event.total) for event in events if isinstance(event, StepDone))
@@ -76,8 +79,8 @@ def test_every_method_takes_soft_masks(method: str, encoder: Encoder) -> None:
 
 def test_soft_masks_reach_the_objective(encoder: Encoder) -> None:
     """Else softening them would change nothing."""
-    soft = run(example_scene.request("masked-gram", STEPS["masked-gram"], segmentation=soft_masks()), encoder, Tools())
-    hard = run(example_scene.request("masked-gram", STEPS["masked-gram"]), encoder, Tools())
+    soft = run(example_request("masked-gram", segmentation=soft_masks()), encoder, Tools())
+    hard = run(example_request("masked-gram"), encoder, Tools())
     assert not np.array_equal(soft[1], hard[1])
 
 
@@ -86,8 +89,8 @@ def test_hard_masks_are_the_label_map(encoder: Encoder) -> None:
     masks = SoftMasks(
         tuple(SoftMask(label, example_scene.png(((labels == label) * 255).astype(np.uint8))) for label in range(3))
     )
-    soft = run(example_scene.request("blended", STEPS["blended"], segmentation=masks), encoder, Tools())
-    hard = run(example_scene.request("blended", STEPS["blended"]), encoder, Tools())
+    soft = run(example_request("blended", segmentation=masks), encoder, Tools())
+    hard = run(example_request("blended"), encoder, Tools())
     assert np.array_equal(soft[1], hard[1])
 
 
@@ -95,9 +98,7 @@ def test_hard_masks_are_the_label_map(encoder: Encoder) -> None:
 def test_an_absent_segment_has_no_loss_and_no_stage(method: str, encoder: Encoder) -> None:
     """Classes 0 and 1 are found, 2 is not; the first segment would be every method's background."""
     labels = (example_scene.labels(WIDTH, HEIGHT) > 0).astype(np.int32)
-    request = example_scene.request(
-        method, STEPS[method], segmentation=Automatic(SegmentationModel.FCN_RESNET101), segments=({}, {}, {})
-    )
+    request = example_request(method, segmentation=Automatic(SegmentationModel.FCN_RESNET101), segments=({}, {}, {}))
     for absent in (0, 2):
         owners = [(2,), (0,), (1,)] if absent == 0 else [(0,), (1,), (2,)]
         segments = tuple(replace(s, labels=own) for s, own in zip(request.segments, owners, strict=True))
@@ -121,6 +122,6 @@ def test_an_absent_segment_has_no_loss_and_no_stage(method: str, encoder: Encode
     ],
 )
 def test_the_results_text_says_where_the_segments_came_from(source: Segmentation, expected: set[str]) -> None:
-    request = replace(example_scene.request("masked-gram"), segmentation=source)
+    request = replace(example_request("masked-gram"), segmentation=source)
     text = json.loads(describe(request, {"intarsia": "1"})["intarsia"])
     assert set(text["segmentation"]) == expected

@@ -111,6 +111,11 @@ def test_16_bits_and_another_size() -> None:
     np.testing.assert_allclose(result.masks[1], RAMP[::2, ::2] / 255, atol=0.01)
 
 
+def test_dark_masks_of_16_bits_stay_dark() -> None:
+    dark = SoftMasks((SoftMask(1, encoded(Image.fromarray(RAMP.astype(np.uint16)))), masks(m2=WHITE).masks[0]))
+    assert refused(dark, styled(1), styled(2)).reason == "its mask is nowhere the largest"
+
+
 def test_a_size_off_by_a_pixel_is_resampled() -> None:
     source = SoftMasks((SoftMask(1, encoded(Image.fromarray(RAMP).resize((WIDTH + 1, HEIGHT)))),))
     assert [code for code, _ in found(source, styled(0), styled(1)).warnings] == ["label_map_resized"]
