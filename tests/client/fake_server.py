@@ -35,6 +35,9 @@ class FakeServer(StyleTransferServiceServicer):
     address: str
     script: Script
     requests: list[pb.StylizeRequest] = field(default_factory=list)
+    segment_requests: list[pb.SegmentRequest] = field(default_factory=list)
+    found: pb.SegmentResponse = field(default_factory=lambda: found_labels())  # noqa: PLW0108 - it is defined below
+    segment_failure: Callable[[Any], None] | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     deadlines: list[float | None] = field(default_factory=list)
 
@@ -47,6 +50,12 @@ class FakeServer(StyleTransferServiceServicer):
             response.event_time.FromSeconds(1_700_000_000 + sequence)
             getattr(response, event_field(event)).CopyFrom(event)
             yield response
+
+    def Segment(self, request: pb.SegmentRequest, context: Any) -> pb.SegmentResponse:  # noqa: N802
+        self.segment_requests.append(request)
+        if self.segment_failure is not None:
+            self.segment_failure(context)
+        return self.found
 
     def GetServerInfo(self, *_: object) -> pb.GetServerInfoResponse:  # noqa: N802
         return pb.GetServerInfoResponse(
@@ -74,6 +83,34 @@ def serving(address: str, script: Script) -> Iterator[FakeServer]:
         yield fake
     finally:
         server.stop(0).wait()
+
+
+def found_labels(labels: tuple[int, int] = (0, 12)) -> pb.SegmentResponse:
+    """The first label on the left, the second on the right quarter of 60 x 40 pixels, in the narrowest mode."""
+    first, second = labels
+    if second <= 255:
+        image = Image.new("P", (60, 40), first)
+        image.putpalette([index // 3 for index in range(768)])
+        image.paste(second, (45, 0, 60, 40))
+    elif second <= 65535:
+        image = Image.new("I;16", (60, 40), first)
+        for y in range(40):
+            for x in range(45, 60):
+                image.putpixel((x, y), second)
+    else:
+        colours = [(label >> 16, label >> 8 & 255, label & 255) for label in labels]
+        image = Image.new("RGB", (60, 40), colours[0])
+        image.paste(colours[1], (45, 0, 60, 40))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return pb.SegmentResponse(
+        label_map=pb.Image(data=buffer.getvalue()),
+        segments=[
+            pb.FoundSegment(label=first, name="background", share=0.75),
+            pb.FoundSegment(label=second, name="dog", share=0.25),
+        ],
+        warnings=[pb.WarningEvent(code="label_slivers_filled", message="a speck")],
+    )
 
 
 def event_field(event: Message) -> str:

@@ -126,7 +126,7 @@ def failure_of(responses: Iterator[pb.StylizeResponse]) -> Failure:
 
 
 def failure(error: Any) -> Failure:
-    """The failure that a call raised."""
+    """What a grpc.RpcError carries."""
     metadata = dict(error.trailing_metadata() or ())
     status = status_pb2.Status.FromString(metadata.get("grpc-status-details-bin", b""))
     details: list[Message] = []

@@ -37,6 +37,7 @@ def _start(folder: Path, *arguments: str, **settings: object) -> subprocess.Comp
         ("log_level", "loud"),
         ("devices", "cpu"),
         ("encoder_files", "vgg19.pth"),
+        ("segmentation_files", '{"unet": "/weights/unet.pth"}'),
     ],
 )
 def test_wrong_setting(tmp_path: Path, name: str, value: str) -> None:

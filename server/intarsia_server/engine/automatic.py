@@ -60,7 +60,7 @@ class Classifier:
         if model not in self._networks:
             network = load_network(model, files=self._files, allow_download=self._allow_download)
             self._networks[model] = network.to(self._device)
-        image = _published(model).transforms(resize_size=_size(*content.shape[:2]))(Image.fromarray(content))
+        image = _published(model).transforms(resize_size=_shorter_side(*content.shape[:2]))(Image.fromarray(content))
         with torch.no_grad():
             scores = self._networks[model](image[None].to(self._device))["out"]
         return _greatest(scores, *content.shape[:2])
@@ -105,10 +105,10 @@ def _published(model: SegmentationModel) -> Any:
     return get_model_weights(model.value).COCO_WITH_VOC_LABELS_V1
 
 
-def _size(height: int, width: int) -> list[int]:
-    """[height, width] at which the network sees a picture."""
-    scale = min(SHORTER_SIDE / min(height, width), SHORTER_SIDE * MAX_STRETCH / max(height, width))
-    return [max(1, round(height * scale)), max(1, round(width * scale))]
+def _shorter_side(height: int, width: int) -> int:
+    """Of the picture as the network sees it, in pixels."""
+    stretch = max(height, width) / min(height, width)
+    return max(1, round(SHORTER_SIDE * min(1, MAX_STRETCH / stretch)))
 
 
 def _greatest(scores: Tensor, height: int, width: int) -> LabelMap:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
-from intarsia_server.engine.inputs import Decoder
+from intarsia_server.engine.inputs import Decoder, check_side
 from intarsia_server.engine.label_finder import NO_TOOLS, Tools, check_labels, find_labels
 from intarsia_server.engine.request import Automatic, LabelMapSource, SegmentationRequest, SoftMasks
 from intarsia_server.engine.segmentation import LabelMap
@@ -47,6 +47,7 @@ def check_segmentation(request: SegmentationRequest, *, max_pixels: int) -> tupl
         InvalidInputError: whatever is wrong with them, with the field's path.
     """
     content = Decoder(max_pixels)(request.content, "content.data")
+    check_side(content, "content.data")
     match request.segmentation:
         case LabelMapSource() | SoftMasks():
             labels, _ = find_labels(request.segmentation, content, claimed=None, max_pixels=max_pixels, tools=NO_TOOLS)

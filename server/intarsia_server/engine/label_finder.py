@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from intarsia_server.engine.request import (
     SegmentationModel,
     SoftMasks,
 )
-from intarsia_server.engine.segmentation import LabelMap, LabelPicture, decode_label_map, read_labels, read_marks
+from intarsia_server.engine.segmentation import LabelMap, decode_label_map, read_labels, read_marks
 from intarsia_server.engine.soft_masks import REST, MaskReader, dominant
 
 LABEL_MAP_FIELD = "label_map.data"
@@ -105,7 +105,7 @@ def find_labels(
                 return fit_size(values, width, height, LABEL_MAP_FIELD)
             picture = read_labels(data, LABEL_MAP_FIELD, max_pixels=max_pixels)
             values, resized = fit_size(picture.values, width, height, LABEL_MAP_FIELD)
-            values, repaired = repair_labels(LabelPicture(values, picture.scale), claimed, LABEL_MAP_FIELD)
+            values, repaired = repair_labels(replace(picture, values=values), claimed, LABEL_MAP_FIELD)
             return values, (*resized, *repaired)
         case SoftMasks():
             names = sorted({REST, *(mask.label for mask in source.masks)})

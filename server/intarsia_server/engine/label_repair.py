@@ -29,7 +29,10 @@ NOISE = 48.0
 """Distance in RGB that JPEG puts between a few pixels and the colour they had."""
 
 DRIFT = {Scale.COLOUR: 16.0, Scale.GREY: 4.0}
-"""Distance by which JPEG moves a whole flat area; more would be another colour."""
+"""Distance by which JPEG moves a whole flat area; more would be another colour, and any in a lossless file is."""
+
+APART = {Scale.COLOUR: 48.0, Scale.GREY: 32.0}
+"""Distance between claimed colours below which one of them cannot be told from the noise of another."""
 
 FEW = 0.005
 """Share of the picture up to which a stray colour counts as noise and stray pixels count as slivers."""
@@ -62,8 +65,9 @@ def repair_labels(picture: LabelPicture, claimed: Collection[int], field: str) -
     """Gives pixels whose label no segment claims to a claimed one, where that is no guess.
 
     A colour (or grey value) near a claimed one becomes it, provided that the claimed ones are clearly apart: JPEG does
-    this. What is left, transparent pixels included, goes to the nearest pixel with a claimed label, provided that it is
-    a sliver: under 0.5 % of the picture, or under 10 % and nowhere wider than 8 pixels.
+    this to whole areas, resaving and anti-aliasing to a few pixels. What is left, transparent pixels included, goes to
+    the nearest pixel with a claimed label, provided that it is a sliver: under 0.5 % of the picture, or under 10 % and
+    nowhere wider than 8 pixels.
 
     Returns:
         [H, W] with claimed labels alone, and what was done; with large areas of unclaimed labels, those as they are.
@@ -79,7 +83,7 @@ def repair_labels(picture: LabelPicture, claimed: Collection[int], field: str) -
     warnings: list[tuple[str, str]] = []
     values, repaired = picture.values, present.copy()
     if picture.scale is not Scale.INDEX and 1 <= len(claimed) <= MAX_COLOURS:
-        nearest, near = _nearest_claimed(present, counts / picture.values.size, sorted(claimed), picture.scale)
+        nearest, near = _nearest_claimed(present, counts / picture.values.size, sorted(claimed), picture)
         near &= ~known & (present >= 0)
         repaired[near] = nearest[near]
         known |= near
@@ -112,9 +116,10 @@ def fill_nearest(values: LabelMap, holes: NDArray[np.bool_]) -> LabelMap:
 
 
 def _nearest_claimed(
-    present: NDArray[np.int32], shares: NDArray[np.float64], claimed: list[int], scale: Scale
+    present: NDArray[np.int32], shares: NDArray[np.float64], claimed: list[int], picture: LabelPicture
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """For each value the nearest claimed one, and whether it is near enough to have been it."""
+    scale = picture.scale
     points, targets = _as_colours(present, scale), _as_colours(np.array(claimed), scale)
     distance = np.full(len(present), np.inf)
     nearest = np.zeros(len(present), dtype=np.int64)
@@ -124,8 +129,10 @@ def _nearest_claimed(
         distance = np.minimum(distance, to_this)
     apart = np.linalg.norm(targets[:, None] - targets[None], axis=2)
     gap = apart[~np.eye(len(claimed), dtype=bool)].min(initial=np.inf)
-    reach = np.where(shares <= FEW, NOISE, DRIFT[scale])
-    return nearest, distance <= np.minimum(reach, gap / 3)
+    if gap < APART[scale]:
+        return nearest, np.zeros(len(present), dtype=bool)
+    reach = np.where(shares <= FEW, min(NOISE, gap / 3), DRIFT[scale] if picture.lossy else 0)
+    return nearest, distance <= reach
 
 
 def _as_colours(values: NDArray[np.integer], scale: Scale) -> NDArray[np.float64]:

@@ -19,6 +19,9 @@ MAX_SEGMENTS = 256
 UNMARKED_GREY = 255
 """What a scribble picture without transparency is filled with."""
 
+_LOSSY = (b"\xff\xd8", b"RIFF")
+"""What files of JPEG and WebP begin with."""
+
 LabelMap = NDArray[np.int32]
 """[H, W]; label values as they stand in the file, or segment indices once assigned."""
 
@@ -38,10 +41,12 @@ class LabelPicture:
     Attributes:
         values: [H, W]: index, grey value or 0xRRGGBB of every pixel; -1 where the picture is not opaque.
         scale: which of the three.
+        lossy: whether the file format may have moved whole areas to another value.
     """
 
     values: LabelMap
     scale: Scale
+    lossy: bool = False
 
 
 def read_labels(data: bytes, field: str, *, max_pixels: int, transparent_entries: bool = False) -> LabelPicture:
@@ -57,21 +62,22 @@ def read_labels(data: bytes, field: str, *, max_pixels: int, transparent_entries
         InvalidInputError: not a picture, or not of whole numbers from 0 on.
     """
     image = open_image(data, field, max_pixels=max_pixels)
+    lossy = data.startswith(_LOSSY)
     if image.mode in {"P", "L", "1", "I", "I;16", "I;16L", "I;16B"}:
         values = np.asarray(image).astype(np.int32)
         if values.min() < 0:
             raise InvalidInputError(field, "has negative labels")
         if transparent_entries and "transparency" in image.info:
             values[np.asarray(image.convert("RGBA").getchannel("A")) < 255] = -1
-        return LabelPicture(values, Scale.GREY if image.mode == "L" else Scale.INDEX)
+        return LabelPicture(values, Scale.GREY if image.mode == "L" else Scale.INDEX, lossy)
     if image.mode == "F":
         raise InvalidInputError(field, "has fractions for labels")
     rgb = np.asarray(image.convert("RGB")).astype(np.int32)
     if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all():
         # A grey picture saved as RGB: its labels are the grey values that its maker wrote.
-        picture = LabelPicture(np.ascontiguousarray(rgb[..., 0]), Scale.GREY)
+        picture = LabelPicture(np.ascontiguousarray(rgb[..., 0]), Scale.GREY, lossy)
     else:
-        picture = LabelPicture(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], Scale.COLOUR)
+        picture = LabelPicture(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], Scale.COLOUR, lossy)
     if "A" in image.getbands():
         picture.values[np.asarray(image.getchannel("A")) < 255] = -1
     return picture

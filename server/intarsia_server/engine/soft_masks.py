@@ -71,12 +71,12 @@ class MaskReader:
 
     def _read(self, index: int, mask: SoftMask) -> Weights:
         field = f"soft_masks.masks[{index}].image.data"
-        values = _decode(mask.data, field, max_pixels=self._max_pixels)
+        values, white = _decode(mask.data, field, max_pixels=self._max_pixels)
         values, warnings = fit_size(values, *self._content_size, field)
         self.warnings += [warning for warning in warnings if warning not in self.warnings]
         if values.max() == 0:
             raise InvalidInputError(field, "is black everywhere")
-        scaled = values.astype(np.float32) / (255 if values.max() <= 255 else 65535)
+        scaled = values.astype(np.float32) / white
         resampling = Image.Resampling.BOX if self._size[0] <= values.shape[1] else Image.Resampling.BILINEAR
         resized = np.asarray(Image.fromarray(scaled).resize(self._size, resampling))
         return resized.clip(0, 1)
@@ -127,13 +127,14 @@ def partition(
     return masks
 
 
-def _decode(data: bytes, field: str, *, max_pixels: int) -> NDArray[np.int32]:
+def _decode(data: bytes, field: str, *, max_pixels: int) -> tuple[NDArray[np.int32], int]:
+    """Grey values [H, W], and that of white."""
     image = open_image(data, field, max_pixels=max_pixels)
     if "A" in image.getbands() or "transparency" in image.info:
         raise InvalidInputError(field, "is translucent; a mask is a grey picture, white where the label is")
-    if image.mode == "1" or not image.mode.startswith(("I", "F")):
-        return np.asarray(image.convert("L")).astype(np.int32)
+    if not image.mode.startswith(("I", "F")):
+        return np.asarray(image.convert("L")).astype(np.int32), 255
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise InvalidInputError(field, "has a pixel format other than 8 or 16 bits of grey")
-    return values.astype(np.int32)
+    return values.astype(np.int32), 65535
