@@ -21,6 +21,8 @@ from PIL import Image
 
 Script = Callable[[pb.StylizeRequest, grpc.ServicerContext], Iterable[Message]]
 
+Judge = Callable[[pb.EvaluateRequest, grpc.ServicerContext], pb.EvaluateResponse]
+
 
 def picture(width: int = 60, height: int = 40, colour: str = "orange", file_format: str = "PNG") -> bytes:
     buffer = io.BytesIO()
@@ -40,6 +42,8 @@ class FakeServer(StyleTransferServiceServicer):
     segment_failure: Callable[[Any], None] | None = None
     ended: threading.Event = field(default_factory=threading.Event)
     deadlines: list[float | None] = field(default_factory=list)
+    evaluations: list[pb.EvaluateRequest] = field(default_factory=list)
+    judge: Judge = field(default_factory=lambda: good_evaluation)
 
     def Stylize(self, request: pb.StylizeRequest, context: Any) -> Iterator[pb.StylizeResponse]:  # noqa: N802
         self.requests.append(request)
@@ -56,6 +60,11 @@ class FakeServer(StyleTransferServiceServicer):
         if self.segment_failure is not None:
             self.segment_failure(context)
         return self.found
+
+    def Evaluate(self, request: pb.EvaluateRequest, context: Any) -> pb.EvaluateResponse:  # noqa: N802
+        self.evaluations.append(request)
+        self.deadlines.append(context.time_remaining())
+        return self.judge(request, context)
 
     def GetServerInfo(self, *_: object) -> pb.GetServerInfoResponse:  # noqa: N802
         return pb.GetServerInfoResponse(
@@ -172,6 +181,24 @@ def good_job(request: pb.StylizeRequest, context: grpc.ServicerContext) -> Itera
     names = {pb.IMAGE_FORMAT_JPEG: "JPEG", pb.IMAGE_FORMAT_WEBP: "WEBP"}
     yield result_header(picture(file_format=names.get(request.output.format, "PNG")), request)
     yield completed()
+
+
+def good_evaluation(request: pb.EvaluateRequest, context: grpc.ServicerContext) -> pb.EvaluateResponse:
+    """Figures for two styles and the border between them; a longer file gets a larger seam."""
+    seam = 1 + len(request.result.data) / 1e6
+    points = [pb.CurvePoint(offset=offset, value=(offset + 10) / 20) for offset in range(-10, 11, 4)]
+    return pb.EvaluateResponse(
+        width=60,
+        height=40,
+        style_margin=0.5,
+        margins=[pb.StyleMargin(segment=0, area=0.6, distance=0.3, margin=0.5, nearest=1)],
+        seam=pb.Seam(value=seam, profile=[pb.CurvePoint(offset=d, value=1 + 1 / (d + 1)) for d in range(16)]),
+        content_seam=pb.Seam(value=2.5, profile=[pb.CurvePoint(offset=d, value=1.5) for d in range(16)]),
+        transition=0.25,
+        borders=[pb.Border(first=0, second=1, length=40, curve=points, jump=0.25)],
+        content=0.75,
+        structure=0.5,
+    )
 
 
 def endless_job(request: pb.StylizeRequest, context: grpc.ServicerContext) -> Iterator[Message]:

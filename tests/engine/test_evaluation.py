@@ -17,7 +17,7 @@ from intarsia_server.engine.evaluation.evaluate import evaluate
 from intarsia_server.engine.evaluation.inputs import check_evaluation_inputs, decode_evaluation_inputs
 from intarsia_server.engine.figures import Evaluation
 from intarsia_server.engine.masks import border_map
-from intarsia_server.engine.request import EvaluationRequest, Start, TransferRequest
+from intarsia_server.engine.request import EvaluationRequest, LabelMapSource, Start, TransferRequest
 from intarsia_server.engine.transfer import transfer
 from PIL import Image, ImageFilter
 
@@ -28,9 +28,10 @@ STEPS = 15
 def evaluation_request(result: np.ndarray, *, size: tuple[int, int] = SIZE, **scene: Any) -> EvaluationRequest:
     """A picture made of the example, with the example; `scene` as of `example_scene.request`."""
     made = example_scene.request("gatys", size=size, **scene)
+    assert isinstance(made.segmentation, LabelMapSource)
     return EvaluationRequest(
         content=made.content,
-        label_map=made.label_map,
+        label_map=made.segmentation.data,
         segments=made.segments,
         result=example_scene.png(result),
         encoder="embedded",

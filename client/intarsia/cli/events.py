@@ -58,7 +58,7 @@ def read_events(path: Path) -> Iterator[pb.StylizeResponse]:
         OSError: The file cannot be read.
         RequestError: A line is no event.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             try:
                 line = json.loads(text)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 __all__ = ["Line", "Mark", "line_chart"]
 
 _WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 44
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 14, 14, 44
 
 Point = tuple[float, float]
 
@@ -41,7 +41,14 @@ class Mark:
 
 
 def line_chart(
-    title: str, lines: Sequence[Line], *, x_label: str, y_label: str, log: bool = False, marks: Sequence[Mark] = ()
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    log: bool = False,
+    marks: Sequence[Mark] = (),
+    levels: Sequence[float] = (),
 ) -> str:
     """Returns a chart as SVG with its legend, or "" where there is nothing to draw.
 
@@ -52,15 +59,17 @@ def line_chart(
         y_label: Beside the axis.
         log: Whether the y axis is logarithmic.
         marks: Vertical lines.
+        levels: Values of y that the axis has to reach.
     """
     shown = [(line, [[p for p in piece if _drawable(p, log=log)] for piece in line.pieces]) for line in lines]
+    shown = [(line, pieces) for line, pieces in shown if any(pieces)]
     points = [point for _, pieces in shown for piece in pieces for point in piece]
     if not points:
         return ""
     across = _Axis(_LEFT, _WIDTH - _RIGHT, [x for x, _ in points] + [mark.x for mark in marks])
-    down = _Axis(_HEIGHT - _BOTTOM, _TOP, [math.log10(y) if log else y for _, y in points])
+    down = _Axis(_HEIGHT - _BOTTOM, _TOP, [math.log10(y) if log else y for y in [*(y for _, y in points), *levels]])
     parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">']
-    parts += _grid(across, down, log=log)
+    parts += _grid(across, down, down.decades() if log else {value: f"{value:.4g}" for value in down.ticks()})
     for mark in marks:
         x = across.place(mark.x)
         parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>')
@@ -69,7 +78,8 @@ def line_chart(
         dashes = ' stroke-dasharray="5 4"' if line.dashed else ""
         for piece in pieces:
             path = " ".join(f"{across.place(x):.1f},{down.place(math.log10(y) if log else y):.1f}" for x, y in piece)
-            parts.append(f'<polyline class="curve" stroke="{line.colour}"{dashes} points="{path}"/>')
+            look = f'fill="none" stroke="{line.colour}" stroke-width="2" stroke-linejoin="round"{dashes}'
+            parts.append(f'<polyline {look} points="{path}"/>')
     parts.append(f'<text class="axis" x="{_WIDTH / 2}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
     middle = (_HEIGHT - _BOTTOM + _TOP) / 2
     parts.append(
@@ -102,13 +112,22 @@ class _Axis:
         first = math.ceil(self._low / step)
         return [index * step for index in range(first, math.floor(self._high / step) + 1)]
 
+    def decades(self) -> dict[float, str]:
+        """Ticks and their texts for values that are logarithms: 1, 2, 5, 10, or powers of ten alone."""
+        powers = range(math.floor(self._low), math.ceil(self._high) + 1)
+        for factors in ((1, 2, 5), (1,)):
+            values = [factor * 10.0**power for power in powers for factor in factors]
+            found = {math.log10(v): f"{v:g}" for v in values if self._low <= math.log10(v) <= self._high}
+            if len(found) <= 7:
+                break
+        return found
 
-def _grid(across: _Axis, down: _Axis, *, log: bool) -> list[str]:
+
+def _grid(across: _Axis, down: _Axis, levels: Mapping[float, str]) -> list[str]:
     parts = []
-    for value in down.ticks():
+    for value, text in levels.items():
         y = down.place(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        text = f"{10**value:.2g}" if log else f"{value:.4g}"
         parts.append(f'<text class="tick" x="{_LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     for value in across.ticks():
         x = across.place(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 
 from intarsia.cli.contact_sheet import segment_colour
 from intarsia.cli.history import TOTAL, History
@@ -16,6 +17,8 @@ __all__ = ["seam_chart", "transition_charts", "way_section"]
 
 _COLOURS = ("#c8452e", "#2f7fc1", "#2e9a63", "#9a6bc9", "#c99a16", "#3b9aa8", "#b0518c", "#8a7a5f")
 _QUIET = "#8b867d"
+_WHOLE_PICTURE = ("#8b867d", "#3b9aa8", "#b0518c", "#8a6a3f")
+"""Of losses that belong to no segment: none of them a segment's colour."""
 _MOST_BORDERS = 8
 
 
@@ -37,6 +40,7 @@ def transition_charts(judgements: Sequence[Judgement], sources: Sources) -> str:
             x_label="distance from the border in pixels",
             y_label="between the styles",
             marks=[Mark(0, "")],
+            levels=(0, 1),
         )
         charts.append(chart(f"{first} → {second}", svg))
     return _charts(charts)
@@ -49,7 +53,9 @@ def seam_chart(judgements: Sequence[Judgement]) -> str:
         for index, judgement in enumerate(judgements)
     ]
     lines.append(_line("content image", judgements[0].figures.content_seam.profile, _QUIET, dashed=True))
-    svg = line_chart("Gradients beside borders", lines, x_label="distance in pixels", y_label="relative gradient")
+    svg = line_chart(
+        "Gradients beside borders", lines, x_label="distance in pixels", y_label="relative gradient", levels=(0.5, 1.5)
+    )
     return _charts([chart("Gradients beside borders", svg)])
 
 
@@ -62,7 +68,7 @@ def way_section(judgement: Judgement, way: Way) -> str:
         x_label="step",
         y_label="weighted loss",
         log=True,
-        marks=[Mark(start, name) for name, start in way.history.stages],
+        marks=[Mark(start, name) for name, start in way.history.stages if start > 0],
     )
     return section(
         f"The way to {judgement.name}",
@@ -74,7 +80,7 @@ def way_section(judgement: Judgement, way: Way) -> str:
 
 def _losses(history: History) -> Iterator[Line]:
     """The total and one line per loss; a segment's losses have its colour in the label map."""
-    others = iter(_COLOURS[1:] * 4)
+    others = cycle(_WHOLE_PICTURE)
     for (name, segment), curves in history.curves.items():
         if (name, segment) == TOTAL:
             yield Line("total", curves, "currentColor", dashed=True)

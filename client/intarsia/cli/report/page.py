@@ -39,9 +39,9 @@ figcaption { margin-top: .4rem; font-size: .85rem; line-height: 1.4; overflow-wr
 figcaption span { display: block; color: var(--quiet); }
 figcaption i { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .45em; }
 .charts { display: grid; gap: 1.6rem 2.4rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 430px), 1fr)); }
+.charts + .gallery { margin-top: 1.6rem; }
 .charts svg { display: block; width: 100%; height: auto; }
 .charts svg.key { display: inline-block; width: 22px; height: 8px; margin-right: .5em; vertical-align: middle; }
-.curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .grid { stroke: var(--rule); } line.mark { stroke: var(--quiet); stroke-dasharray: 2 3; }
 svg text { fill: var(--quiet); font: 12px ui-sans-serif, system-ui, sans-serif; }
 .legend { list-style: none; margin: .3rem 0 0; padding: 0; font-size: .85rem; display: flex; flex-wrap: wrap;

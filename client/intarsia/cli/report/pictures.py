@@ -48,7 +48,7 @@ def results_gallery(judgements: Sequence[Judgement], results: Sequence[Image.Ima
         if worst is not None:
             note += f"; weakest style: {sources.label(worst.segment)} ({number(worst.margin)})"
         tiles.append(figure(result, judgement.name, note, side=1000))
-    return gallery(tiles, tile=340)
+    return gallery(tiles, tile=480 if len(tiles) <= 2 else 340)
 
 
 def zooms(

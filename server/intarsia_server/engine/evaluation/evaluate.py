@@ -48,7 +48,7 @@ def evaluate(inputs: EvaluationInputs, encoder: Encoder, *, cancelled: Callable[
     Args:
         inputs: the pictures at the result's size.
         encoder: in float32; figures in a lower precision would not be comparable.
-        cancelled: polled between the passes over the pictures.
+        cancelled: polled between the passes over the pictures, and between borders.
 
     Raises:
         CancelledError: `cancelled` said so.
@@ -56,23 +56,23 @@ def evaluate(inputs: EvaluationInputs, encoder: Encoder, *, cancelled: Callable[
     count = len(inputs.styles)
     styles: dict[int, _Style] = {}
     for index in range(count):
-        if cancelled():
-            raise CancelledError
+        _poll(cancelled)
         pixels = inputs.styles[index]
         if pixels is not None:
             styles[index] = _style(pixels, encoder)
     result, content = _rgb(inputs.result, encoder), _rgb(inputs.content, encoder)
     content_features = encoder(normalise(content), {CONTENT_LAYER})[CONTENT_LAYER]
-    if cancelled():
-        raise CancelledError
+    _poll(cancelled)
     features = encoder(normalise(result), _LAYERS)
     masks = segment_masks(inputs.labels, count).to(result)
     margins = style_margins(
         unit_grams(features, masks), [style.grams for style in styles.values()], list(styles), masks.mean(dim=(1, 2))
     )
     styled = np.array([index in styles for index in range(count)])
-    zones = border_zones(inputs.labels, styled)
-    borders = tuple(_border(inputs.result, zone, features[TRANSITION_LAYER], styles) for zone in zones)
+    borders = []
+    for zone in border_zones(inputs.labels, styled):
+        _poll(cancelled)
+        borders.append(_border(inputs.result, zone, features[TRANSITION_LAYER], styles))
     lengths = [border.length for border in borders]
     distance = seam_distance(inputs.labels, styled)
     height, width = inputs.labels.shape
@@ -85,10 +85,15 @@ def evaluate(inputs: EvaluationInputs, encoder: Encoder, *, cancelled: Callable[
         content_seam=seam(inputs.content, distance),
         transition=weighted_mean([border.jump for border in borders], lengths),
         palette=weighted_mean([border.palette for border in borders], lengths),
-        borders=borders,
+        borders=tuple(borders),
         content=content_distance(features[CONTENT_LAYER], content_features),
         structure=structure_similarity(result, content),
     )
+
+
+def _poll(cancelled: Callable[[], bool]) -> None:
+    if cancelled():
+        raise CancelledError
 
 
 def _style(pixels: Pixels, encoder: Encoder) -> _Style:
