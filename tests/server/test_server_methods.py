@@ -161,7 +161,7 @@ def test_paper_runs_with_explicit_steps(
     assert outcome.image != outcomes[method].image
 
 
-@pytest.mark.parametrize(("paper", "default"), [(False, ("blend", 30)), (True, ("single shot", 1500))])
+@pytest.mark.parametrize(("paper", "default"), [(False, ("blend", 50)), (True, ("single shot", 1500))])
 def test_default_method(stub: StyleTransferServiceStub, paper: bool, default: tuple[str, int]) -> None:
     request = tiny_request()
     request.ClearField("method")

@@ -69,7 +69,7 @@ class TotalVariation:
 BORDER_RADIUS = 15 / 600
 """Default reach of the border map over the output's longer side: the publication's 15 pixels at 400x600."""
 
-FEATHER = 12 / 600
+FEATHER = 18 / 600
 """Default reach of `blended`'s feathering over the output's longer side."""
 
 MIN_COARSE_SIDE = 64

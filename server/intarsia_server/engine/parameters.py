@@ -48,12 +48,12 @@ class MaskedGramParameters(MethodParameters):
     """Per-segment Gram matrices in one optimisation (reference [2] of the paper)."""
 
     method = "masked-gram"
-    steps: int = _steps(30, 1000)
-    content_weight: float = _weight(0.25, 1e5)
+    steps: int = _steps(50, 1000)
+    content_weight: float = _weight(0.2, 1e5)
     style_weight: float = _weight(1.0, 1e2)
     tv_weight: float = _weight(0.25, 0.0)
     capped_gradients: bool = False
-    coarse_steps: int = field(default=20, metadata={"paper": 0, "range": (0, MAX_STEPS)})
+    coarse_steps: int = field(default=10, metadata={"paper": 0, "range": (0, MAX_STEPS)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +105,16 @@ class BlendedParameters(MethodParameters):
     """Ours: styles that flow into each other. With feather, bands and harmony at 0 it is `masked-gram`."""
 
     method = "blended"
-    steps: int = field(default=30, metadata={"range": (1, MAX_STEPS)})
-    content_weight: float = field(default=0.25, metadata={"range": (0.0, MAX_WEIGHT)})
+    steps: int = field(default=50, metadata={"range": (1, MAX_STEPS)})
+    content_weight: float = field(default=0.2, metadata={"range": (0.0, MAX_WEIGHT)})
     style_weight: float = field(default=1.0, metadata={"range": (0.0, MAX_WEIGHT)})
     tv_weight: float = field(default=0.25, metadata={"range": (0.0, MAX_WEIGHT)})
     feather: float | None = field(default=None, metadata={"range": (0.0, 256.0)})
-    """In output pixels, to either side of a border; None: 12 at a longer side of 600, in proportion at other sizes."""
+    """In output pixels, to either side of a border; None: 18 at a longer side of 600, in proportion at other sizes."""
     band_weight: float = field(default=1.0, metadata={"range": (0.0, MAX_WEIGHT)})
     harmony: float = field(default=0.1, metadata={"range": (0.0, 1.0)})
-    border_tv_weight: float = field(default=1.0, metadata={"range": (0.0, MAX_WEIGHT)})
-    coarse_steps: int = field(default=20, metadata={"range": (0, MAX_STEPS)})
+    border_tv_weight: float = field(default=0.5, metadata={"range": (0.0, MAX_WEIGHT)})
+    coarse_steps: int = field(default=10, metadata={"range": (0, MAX_STEPS)})
 
 
 METHODS: Mapping[str, type[MethodParameters]] = {
