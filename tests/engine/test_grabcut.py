@@ -168,6 +168,16 @@ def test_a_label_of_one_pixel_is_not_lost() -> None:
     assert (scribbles_to_labels(picture, found, cancelled=never) == 9).any()
 
 
+def test_glints_are_no_holes() -> None:
+    picture, brown, _ = scene()
+    picture[47:49, 30:33] = picture[60:62, 50:52] = picture[30:32, 45] = (60, 130, 70)
+    boxed = boxes_to_labels(picture, Boxes((around(brown, 5),)), cancelled=never)
+    scribbled = scribbles_to_labels(picture, marks(), cancelled=never)
+    inner = ellipse(45, 48, 22, 25)
+    assert (boxed[inner] == 5).all()
+    assert (scribbled[inner] == 5).all()
+
+
 def test_same_request_same_bits() -> None:
     picture, brown, blue = scene()
     source = Boxes((around(brown, 1), around(blue, 2)))

@@ -31,6 +31,9 @@ MIN_BOX_SIDE = 8
 MIN_OUTSIDE = 0.01
 """Share of the picture that a box has to leave outside itself."""
 
+SPECK = 0.001
+"""Share of what GrabCut sees below which an island is noise, such as a glint."""
+
 UNMARKED = -1
 
 Mask = NDArray[np.bool_]
@@ -128,6 +131,7 @@ def scribbles_to_labels(content: Pixels, marks: LabelMap, *, cancelled: Callable
         score = likelihood + np.where(taken, 1e6, 0)
         winner[score > best] = number
         best = np.maximum(best, score)
+    winner = _without_specks(winner, len(labels), seeds != UNMARKED)
     found: LabelMap = labels[_enlarge(winner, len(labels), width, height)].astype(np.int32)
     return np.where(marks != UNMARKED, marks, found)
 
@@ -165,8 +169,9 @@ def _object_in_box(picture: Pixels, inside_any: Mask, box: View) -> Mask:
     mask = np.where(others > 0, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8)
     mask[own] = cv2.GC_PR_FGD
     found, _ = _grabcut(small, mask)
+    labels = _without_specks(found.astype(np.int32), 2, np.zeros_like(found))
     result = np.zeros(picture.shape[:2], dtype=bool)
-    result[box] = _enlarge(found.astype(np.int32), 2, picture.shape[1], picture.shape[0])[box] > 0
+    result[box] = _enlarge(labels, 2, picture.shape[1], picture.shape[0])[box] > 0
     return result
 
 
@@ -192,6 +197,23 @@ def _grabcut(picture: Pixels, mask: NDArray[np.uint8]) -> tuple[Mask, NDArray[np
     cv2.grabCut(bgr, mask, None, background, foreground, ITERATIONS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
     taken = (mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)
     return taken, _log_likelihood(bgr, foreground) - _log_likelihood(bgr, background)
+
+
+def _without_specks(labels: LabelMap, count: int, marked: Mask) -> LabelMap:
+    """Indices below `count` [H, W] without their tiny islands, which go to what lies around them.
+
+    A label's largest island stays, and so does one with a marked pixel.
+    """
+    specks = np.zeros(labels.shape, dtype=bool)
+    for index in range(count):
+        own = labels == index
+        _, islands, statistics, _ = cv2.connectedComponentsWithStats(own.astype(np.uint8), connectivity=8)
+        areas = statistics[:, cv2.CC_STAT_AREA]
+        areas[0] = 0  # what is not of this label
+        tiny = areas < SPECK * labels.size
+        tiny[[0, int(areas.argmax()), *np.unique(islands[marked & own])]] = False
+        specks |= tiny[islands]
+    return fill_nearest(labels, specks)
 
 
 def _log_likelihood(bgr: Pixels, model: NDArray[np.float64]) -> NDArray[np.float64]:
