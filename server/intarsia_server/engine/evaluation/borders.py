@@ -59,12 +59,12 @@ def _pairs(one: LabelMap, other: LabelMap, count: int) -> NDArray[np.int64]:
 
 
 def _zone(labels: LabelMap, any_border: NDArray[np.float64], first: int, second: int, length: int) -> BorderZone:
-    # Everything else counts as one more segment, whose borders are then taken away again.
+    # Everything else is 2: of two neighbours, only those of this border add up to 1.
     own = np.where(labels == first, 0, np.where(labels == second, 1, 2)).astype(np.int32)
     edge = np.zeros(labels.shape, dtype=bool)
     for axis in (0, 1):
         ahead, behind = np.moveaxis(own, axis, 0)[1:], np.moveaxis(own, axis, 0)[:-1]
-        cut = (ahead + behind == 1) & (ahead != behind)
+        cut = ahead + behind == 1
         np.moveaxis(edge, axis, 0)[1:] |= cut
         np.moveaxis(edge, axis, 0)[:-1] |= cut
     rows, columns = np.nonzero(edge.any(axis=1))[0], np.nonzero(edge.any(axis=0))[0]
