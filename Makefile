@@ -7,7 +7,7 @@ TORCH := torch==2.13.0 torchvision==0.28.0
 
 SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup demo test lint format bench bench-ops gpu-check example clean
+.PHONY: setup demo test lint format bench bench-ops quality gpu-check example clean
 
 setup: $(VENV)/.done
 
@@ -46,6 +46,11 @@ bench: setup
 
 bench-ops: setup
 	$(BIN)/python -m bench.ops
+
+# Every method on every set; paintings from PICTURES are used where they are there.
+PICTURES ?= ../shared/data
+quality: setup
+	$(BIN)/python -m bench.quality --pictures $(PICTURES)
 
 # Needs a GPU, nvcc and torch, and no network: the interpreter is the one given, or the set-up's, or python3.
 gpu-check:

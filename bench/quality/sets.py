@@ -42,6 +42,15 @@ class QualitySet:
         """Whether every picture is at hand."""
         return self.content.is_file() and all(style.is_file() for style in self.styles.values())
 
+    @property
+    def slug(self) -> str:
+        """The name, fit for a file's."""
+        return self.name.replace(",", "").replace(" ", "-")
+
+    def result(self, folder: Path, method: str, size: int) -> Path:
+        """Where a method's picture of that longer side lies."""
+        return folder / f"{self.slug}.{method}.{size}.png"
+
     def labels(self) -> bytes:
         """The label map as a PNG of the content image's size."""
         if self.label_map is not None:
