@@ -77,7 +77,7 @@ def test_help_lists_the_commands() -> None:
 def test_demo(server: FakeServer, pictures: Path, example: Path) -> None:
     done = cli("demo", "-o", "new/demo", "--size", "60", "--steps", "2", "--server", server.address)
     assert done.exit_code == 0, done.stderr
-    methods = ["sequential", "sequential-smooth", "single-shot"]
+    methods = ["sequential", "sequential-smooth", "single-shot", "blended"]
     assert done.stdout.splitlines() == [f"new/demo/{name}.png" for name in [*methods, "contact-sheet"]]
     assert "Attempt 2: sequential-smooth took 3.0 s" in done.stderr
     assert [request.WhichOneof("method") for request in server.requests] == [name.replace("-", "_") for name in methods]
@@ -88,7 +88,7 @@ def test_demo(server: FakeServer, pictures: Path, example: Path) -> None:
         assert (pictures / f"new/demo/{name}.png").read_bytes() == picture()
     sheet = Image.open(pictures / "new/demo/contact-sheet.png").convert("RGB")
     assert sheet.width == 2000
-    assert [sheet.getpixel((sheet.width * part // 6, sheet.height - 250)) for part in (1, 3, 5)] == [(255, 165, 0)] * 3
+    assert [sheet.getpixel((sheet.width * part // 8, sheet.height - 250)) for part in (1, 3, 5, 7)] == [(255, 165, 0)] * 4
 
 
 def test_demo_into_a_file(server: FakeServer, pictures: Path, example: Path) -> None:

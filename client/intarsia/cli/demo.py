@@ -27,7 +27,12 @@ __all__ = ["demo"]
 
 EXAMPLE_PACKAGE = "intarsia.examples"
 
-_METHODS = {"sequential": "Attempt 1", "sequential-smooth": "Attempt 2", "single-shot": "Attempt 3"}
+_METHODS = {
+    "sequential": "Attempt 1",
+    "sequential-smooth": "Attempt 2",
+    "single-shot": "Attempt 3",
+    "blended": "Ours",
+}
 _STYLES = ("brush", "glass", "ink")
 _PREVIEW_EVERY = 10
 
@@ -40,7 +45,7 @@ def demo(
     steps: Annotated[int | None, typer.Option(help="Steps of each method's main stages.")] = None,
     server: ServerOption = None,
 ) -> None:
-    """Run the publication's three attempts on the packaged example and print the paths of the pictures."""
+    """Run the publication's three attempts and ours on the packaged example; print the paths of the pictures."""
     output.mkdir(parents=True, exist_ok=True)
     example = _Example.load()
     results: dict[str, Result] = {}
