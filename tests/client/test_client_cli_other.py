@@ -88,7 +88,8 @@ def test_demo(server: FakeServer, pictures: Path, example: Path) -> None:
         assert (pictures / f"new/demo/{name}.png").read_bytes() == picture()
     sheet = Image.open(pictures / "new/demo/contact-sheet.png").convert("RGB")
     assert sheet.width == 2000
-    assert [sheet.getpixel((sheet.width * part // 8, sheet.height - 250)) for part in (1, 3, 5, 7)] == [(255, 165, 0)] * 4
+    places = [(sheet.width * part // 8, sheet.height - 250) for part in (1, 3, 5, 7)]
+    assert [sheet.getpixel(place) for place in places] == [(255, 165, 0)] * 4
 
 
 def test_demo_into_a_file(server: FakeServer, pictures: Path, example: Path) -> None:
