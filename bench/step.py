@@ -22,7 +22,7 @@ from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import StepDone
 from intarsia_server.engine.inputs import DEFAULT_SIZE, Inputs, decode_inputs
-from intarsia_server.engine.parameters import MaskedGramParameters, SingleShotParameters
+from intarsia_server.engine.parameters import BlendedParameters, MaskedGramParameters, SingleShotParameters
 from intarsia_server.engine.request import Precision, TransferRequest
 from intarsia_server.engine.transfer import transfer
 from intarsia_server.engine.weights import EMBEDDED, ConvolutionWeights, load_weights
@@ -86,7 +86,12 @@ def contenders(
     default = resolve_precision(Precision.AUTO, CPU)
     for precision in dict.fromkeys((default, Precision.FP32)):
         encoder = Encoder(weights, device=CPU, precision=torch_dtype(precision))
-        for parameters in (SingleShotParameters(steps=steps), MaskedGramParameters(steps=steps)):
+        # Steps at full size alone: those of the coarse stage cost a quarter.
+        for parameters in (
+            SingleShotParameters(steps=steps),
+            MaskedGramParameters(steps=steps, coarse_steps=0),
+            BlendedParameters(steps=steps, coarse_steps=0),
+        ):
             job = replace(request, parameters=parameters, precision=precision)
             note = " (default)" if precision is default else ""
             found[f"Intarsia, {parameters.method}, {precision}{note}"] = _steps(job, inputs, encoder)
