@@ -25,6 +25,7 @@ __all__ = [
     "build_segments",
     "method_names",
     "parse_label",
+    "segment_of",
 ]
 
 DEFAULT_METHOD = "blended"
@@ -170,6 +171,20 @@ def build_segments(styles: Styles, segments: Sequence[pb.Segment]) -> list[pb.Se
     return [by_label[label] for label in sorted(by_label)]
 
 
+def segment_of(segments: Sequence[pb.Segment], key: str, label: str) -> pb.Segment:
+    """Returns the segment that has a label; `key` is what was typed, for the error.
+
+    Raises:
+        RequestError: It is no label, or none of theirs.
+    """
+    number = parse_label(label)
+    for segment in segments:
+        if number in segment.labels:
+            return segment
+    known = ", ".join(str(known) for segment in segments for known in segment.labels)
+    raise RequestError(f"{key}: no segment has the label {label}. Labels: {known}.")
+
+
 def _method_message(request: pb.StylizeRequest, method: str) -> Message:
     if method not in method_names():
         raise unknown("method", method, method_names())
@@ -189,16 +204,7 @@ def _set_parameters(
         if value is None:
             continue
         label, dot, _ = key.rpartition(".")
-        set_parameter(key, value, [_segment_of(request, key, label)] if dot else knobs)
+        set_parameter(key, value, [segment_of(request.segments, key, label)] if dot else knobs)
     # A start image is given to be started from.
     if request.optimization.HasField("start_image") and not request.optimization.start:
         request.optimization.start = pb.START_IMAGE
-
-
-def _segment_of(request: pb.StylizeRequest, key: str, label: str) -> pb.Segment:
-    number = parse_label(label)
-    for segment in request.segments:
-        if number in segment.labels:
-            return segment
-    known = ", ".join(str(known) for segment in request.segments for known in segment.labels)
-    raise RequestError(f"{key}: no segment has the label {label}. Labels: {known}.")

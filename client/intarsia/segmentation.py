@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -119,8 +120,12 @@ def parse_label(label: int | str) -> int:
 
 
 def _box(box: Box) -> pb.Box:
-    label, *sides = box
-    if len(sides) != 4 or not all(isinstance(side, int) and 0 <= side < 2**32 for side in sides):
+    label, *given = box
+    try:
+        sides = [operator.index(side) for side in given]  # whole numbers of any kind, numpy's too
+    except TypeError:
+        sides = []
+    if len(sides) != 4 or not all(0 <= side < 2**32 for side in sides):
         raise RequestError(f"box {box}: expected label, left, top, right, bottom in whole pixels, 0 or more")
     left, top, right, bottom = sides
     return pb.Box(label=parse_label(label), left=left, top=top, right=right, bottom=bottom)

@@ -94,6 +94,10 @@ def test_fields_are_named_as_they_were_typed(serve: Serve, pictures: Path) -> No
         "optimization.learning_rate",
         "seed",
         "segments[9].labels",
+        "segments",
+        "encoder",
+        "method",
+        "optimization.start_image.data",
     ]
     details = bad_request(*((name, "is bad") for name in fields))
     fake = serve(ending(grpc.StatusCode.INVALID_ARGUMENT, "the request is bad", details))
@@ -113,6 +117,10 @@ def test_fields_are_named_as_they_were_typed(serve: Serve, pictures: Path) -> No
         "  --set learning_rate (optimization.learning_rate): is bad\n"
         "  --seed (seed): is bad\n"
         "  segments[9].labels: is bad\n"
+        "  --style (segments): is bad\n"
+        "  --encoder (encoder): is bad\n"
+        "  --method (method): is bad\n"
+        "  --set start_image (optimization.start_image.data): is bad\n"
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,13 +14,15 @@ from pathlib import Path
 import grpc
 import pytest
 from command_line import cli, stylize
-from fake_server import FakeServer, abort, bad_request, picture
+from fake_server import FakeServer, abort, bad_request, good_evaluation, picture
 from intarsia import AsyncClient, Client, IntarsiaError, RequestError, build_evaluation
+from intarsia.cli.judgements import FIGURES
 from intarsia.v1 import style_transfer_pb2 as pb
 from PIL import Image
 from typer.testing import Result
 
 STYLES = {0: b"style", 1: b"other"}
+REPORT = ("--report", "report.html")
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_client(server: FakeServer) -> None:
     assert not found.HasField("palette")
     assert server.evaluations[0].result.data == b"result"
     assert server.deadlines[0] is not None
-    assert server.deadlines[0] <= 5
+    assert server.deadlines[0] <= 5.5  # gRPC rounds it up on the wire
 
 
 def test_async_client(server: FakeServer) -> None:
@@ -103,6 +106,54 @@ def test_table(server: FakeServer, scene: Path, monkeypatch: pytest.MonkeyPatch)
     assert server.evaluations[0].segments[1].style.data == (scene / "glass.png").read_bytes()
 
 
+def test_three_results_fit_into_80_columns(server: FakeServer, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    results = tuple(f"cup.{method}.320.png" for method in ("blended", "single-shot", "sequential-smooth"))
+    for name in results:
+        (scene / name).write_bytes(picture())
+    lines = evaluate(server, results=results).stdout.splitlines()
+    assert len(lines) == 2 + len(FIGURES) + 3  # a name on two lines, and three rows in parts
+    assert lines[0].split() == ["sequential-"]
+    assert re.split(r"\s{2,}", lines[1].strip()) == ["blended", "single-shot", "smooth", "how to read it"]
+    rows = [line for line in lines[2:] if not line.startswith("  ")]
+    assert all(row.rstrip().endswith(figure.reading) for figure, row in zip(FIGURES, rows, strict=True))
+
+
+def test_a_style_scale_is_sent(server: FakeServer, scene: Path) -> None:
+    assert evaluate(server, "--set", "1.style_scale=2").exit_code == 0
+    plain, scaled = server.evaluations[0].segments
+    assert not plain.HasField("style_scale")
+    assert scaled.style_scale == 2
+
+
+def test_warnings_are_shown_everywhere(server: FakeServer, scene: Path) -> None:
+    def judge(request: pb.EvaluateRequest, context: grpc.ServicerContext) -> pb.EvaluateResponse:
+        response = good_evaluation(request, context)
+        response.warnings.add(code="label_colours_snapped", message="moved <far>")
+        return response
+
+    server.judge = judge
+    done = evaluate(server, "--json", "figures.json", *REPORT)
+    line = "warning: moved <far> (label_colours_snapped)"
+    assert done.stderr.count(f"{line}\n") == 2
+    first = json.loads((scene / "figures.json").read_text())["results"][0]
+    assert first["warnings"] == [{"code": "label_colours_snapped", "message": "moved <far>"}]
+    assert f"{line}: one, two" in Page((scene / "report.html").read_text()).words
+
+
+def test_names_that_are_no_text(server: FakeServer, scene: Path) -> None:
+    names = [os.fsdecode(b"content\xff.png"), os.fsdecode(b"one\xff.png"), os.fsdecode(b"style\xff.png")]
+    for name in names:
+        (scene / name).write_bytes(picture())
+    where = ("--labels", "labels.png", "--style", f"0={names[2]}", "--style", "1=keep", "--server", server.address)
+    done = cli("evaluate", *names[:2], *where, *REPORT, "--json", "figures.json")
+    assert done.exit_code == 0, done.output
+    assert "one?" in done.stdout
+    assert "style?.png" in done.stdout
+    assert json.loads((scene / "figures.json").read_text())["results"][0]["result"] == "one?.png"
+    assert "content?.png" in "".join(Page((scene / "report.html").read_text()).words)
+
+
 def test_json(server: FakeServer, scene: Path) -> None:
     assert evaluate(server, "--json", "figures.json", "--encoder", "mine").exit_code == 0
     written = json.loads((scene / "figures.json").read_text())
@@ -136,9 +187,14 @@ def test_a_refused_result_is_named_by_its_file(server: FakeServer, scene: Path) 
         (("--json", "figures.txt"), "must end with .json"),
         (("--report", "missing/report.html"), "there is no folder missing"),
         (("--style", "0=glass.png"), "--style 0 is given twice"),
-        (("--events", "one.png"), "one.png: line 1 is no event"),
-        (("--events", "empty.json"), "empty.json: line 1 is no event"),
-        (("--previews", "empty"), "empty: there is no preview in it"),
+        (("--events", "one.png", *REPORT), "one.png: line 1 is no event"),
+        (("--events", "empty.json", *REPORT), "empty.json: line 1 is no event"),
+        (("--previews", "empty", *REPORT), "empty: there is no preview in it"),
+        (("--events", "empty.json"), "--events needs --report"),
+        (("--previews", "empty"), "--previews needs --report"),
+        (("--set", "1.style_weight=2"), "--set 1.style_weight: an evaluation takes LABEL.style_scale=VALUE alone"),
+        (("--set", "style_scale=2"), "--set style_scale: an evaluation takes LABEL.style_scale=VALUE alone"),
+        (("--set", "7.style_scale=2"), "no segment has the label 7"),
         (("--previews", "empty") * 3, "--previews is given 3 times, for 2 results"),
     ],
 )

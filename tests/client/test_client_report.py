@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from intarsia.cli.judgements import FIGURES, Judgement, best, number, short_names
+from intarsia.cli.pictures import open_picture
 from intarsia.cli.report.charts import Line, Mark, line_chart
 from intarsia.cli.report.places import border_places, crop
 from intarsia.cli.segments import segment_map
 from intarsia.v1 import style_transfer_pb2 as pb
-from PIL import Image
+from PIL import Image, ImageChops
 
 PALETTE = [0, 0, 0, 255, 0, 0, 0, 0, 255]
 
@@ -51,6 +53,33 @@ COLOURS = [0x000000, 0xFF0000, 0x0000FF]
 )
 def test_label_maps_of_every_kind(labels: Callable[[], Image.Image], order: list[int]) -> None:
     assert segment_map(labels(), order).tobytes() == grey().tobytes()
+
+
+@pytest.mark.parametrize("order", [COLOURS, [0, 100, 200]])
+def test_values_that_jpeg_moved_count_to_the_nearest(order: list[int]) -> None:
+    labels = palette().convert("RGB") if order is COLOURS else grey().point(lambda value: value * 100)
+    buffer = io.BytesIO()
+    labels.resize((600, 200), Image.Resampling.NEAREST).save(buffer, "JPEG", quality=50)
+    found = segment_map(Image.open(buffer), order)
+    wrong = ImageChops.difference(found, grey().resize((600, 200), Image.Resampling.NEAREST))
+    assert sum(count for count, value in wrong.getcolors() or [] if value) < 0.02 * 600 * 200
+
+
+def test_colours_that_happen_to_be_grey() -> None:
+    labels = Image.new("RGB", (4, 1))
+    labels.paste("white", (2, 0, 4, 1))
+    assert segment_map(labels, [0, 0xFFFFFF]).tobytes() == b"\0\0\1\1"
+    assert segment_map(labels, [0, 255]).tobytes() == b"\0\0\1\1"
+
+
+def test_pictures_of_16_bits_are_scaled_down(tmp_path: Path) -> None:
+    values = [0, 256, 257, 100 * 257, 65535]
+    wide = Image.frombytes("I;16", (5, 1), b"".join(value.to_bytes(2, "little") for value in values))
+    for suffix in ("png", "tif"):
+        wide.save(tmp_path / f"wide.{suffix}")
+        opened = open_picture(tmp_path / f"wide.{suffix}")
+        assert opened.mode == "RGB"
+        assert opened.tobytes()[::3] == bytes([0, 0, 1, 100, 255])
 
 
 def test_label_maps_of_one_bit() -> None:
@@ -135,6 +164,13 @@ def test_a_chart_of_nothing_is_none() -> None:
     assert chart() == chart((0, math.nan)) == chart((0, -1), log=True) == ""
 
 
+@pytest.mark.parametrize("values", [(9.0, 7.0, 5.6), (3.1, 3.2, 4.9), (10.0, 11.0), (4.0,)])
+def test_a_logarithmic_axis_has_ticks(values: tuple[float, ...]) -> None:
+    ticks = re.findall(r'text-anchor="end">([^<]*)<', chart(*enumerate(values), log=True))
+    assert len(ticks) >= 2
+    assert len(set(ticks)) == len(ticks)
+
+
 def judged(**figures: float) -> Judgement:
     return Judgement(Path("a.png"), "a", pb.EvaluateResponse(**figures))  # type: ignore[arg-type]
 
@@ -152,3 +188,7 @@ def test_the_best_stands_out() -> None:
 def test_short_names() -> None:
     assert short_names([Path("x/a.png"), Path("b.png")]) == ["a", "b"]
     assert short_names([Path("x/a.png"), Path("a.png"), Path("b.png")]) == ["x/a.png", "a.png", "b"]
+    assert short_names([Path("cup.gatys.320.png"), Path("cup.single-shot.320.png")]) == ["gatys", "single-shot"]
+    assert short_names([Path("a.w0.5.png"), Path("a.w0.25.png")]) == ["w0.5", "w0.25"]
+    assert short_names([Path("cup.png"), Path("cup.gatys.png")]) == ["cup", "cup.gatys"]
+    assert short_names([Path("cup.gatys.png")]) == ["cup.gatys"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,51 @@ def test_overlay(serve: Serve, pictures: Path, labels: tuple[int, int]) -> None:
     assert isinstance(left, tuple)
     assert isinstance(right, tuple)
     assert max(abs(one - other) for one, other in zip(left, right, strict=True)) > 40
+
+
+def test_an_overlay_of_too_many_labels_leaves_nothing(server: FakeServer, pictures: Path) -> None:
+    server.found = pb.SegmentResponse(
+        label_map=found_labels((0, 300)).label_map, segments=[pb.FoundSegment(label=label) for label in range(257)]
+    )
+    flags = [*FLAGS["boxes"], "--server", server.address, "-o", "out.png", "--overlay", "overlay.png"]
+    done = cli("segment", "content.png", *flags)
+    assert done.exit_code == 2
+    assert "--overlay shows at most 256 labels, and there are 257" in done.stderr
+    assert not (pictures / "out.png").exists()
+    assert not (pictures / "overlay.png").exists()
+
+
+def test_an_overlay_shows_pictures_of_16_bits(server: FakeServer, pictures: Path) -> None:
+    flags = [*FLAGS["boxes"], "--server", server.address, "--overlay", "overlay.png"]
+    shown = []
+    for content in (Image.new("L", (60, 40), 100), Image.new("I;16", (60, 40), 100 * 257)):
+        content.save(pictures / "content.png")
+        assert cli("segment", "content.png", *flags).exit_code == 0
+        shown.append(Image.open(pictures / "overlay.png").tobytes())
+    assert shown[0] == shown[1]
+
+
+def test_names_that_are_no_text_are_printed_as_they_are(server: FakeServer, pictures: Path) -> None:
+    flags = [*FLAGS["boxes"], "--server", server.address, "-o", b"out\xff.png"]
+    command = [sys.executable, "-m", "intarsia", "segment", "content.png", *flags]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"out\xff.png\n"), done.stderr
+
+
+class Whole:
+    """A whole number that is no int, like numpy's."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+
+def test_boxes_take_whole_numbers_of_any_kind() -> None:
+    box: Any = (1, Whole(2), Whole(3), Whole(40), 50)
+    check_box = build_segment_request(b"content", boxes=[box]).boxes.boxes[0]
+    assert check_box == pb.Box(label=1, left=2, top=3, right=40, bottom=50)
 
 
 @pytest.mark.parametrize("command", [["stylize", *STYLES], ["segment"]])

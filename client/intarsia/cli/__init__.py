@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import typer
 
 from intarsia.cli import demo, evaluate, info, segment, serve, stylize
@@ -21,4 +24,7 @@ for command in (stylize.stylize, segment.segment, evaluate.evaluate, serve.serve
 
 def main() -> None:
     """Runs the command line; exits with 0 done, 1 failed, 2 wrong usage or input, 130 cancelled."""
+    # A path that is no text is printed as the bytes that it is.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
     app(prog_name="intarsia")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from intarsia.cli.connect import ServerOption, open_client
 from intarsia.cli.events import STDOUT, plain_fields
 from intarsia.cli.fields import with_typed_names
-from intarsia.cli.judgements import FIGURES, Judgement, best, margin_of, number, short_names
+from intarsia.cli.figures_table import figures_table
+from intarsia.cli.judgements import Judgement, printable, short_names
+from intarsia.cli.notices import warning_line
 from intarsia.cli.outputs import check_output
 from intarsia.cli.pairs import parse_pairs
 from intarsia.cli.report.build import write_report
@@ -24,10 +24,13 @@ from intarsia.cli.report.sources import Sources, Way
 from intarsia.client import Client
 from intarsia.errors import IntarsiaError, RequestError
 from intarsia.files import write_atomically
-from intarsia.request import KEEP, parse_label
+from intarsia.parameters import set_parameter
+from intarsia.request import build_segments, parse_label, segment_of
 from intarsia.v1 import style_transfer_pb2 as pb
 
 __all__ = ["evaluate"]
+
+_SET = "LABEL.style_scale=VALUE"
 
 
 def evaluate(
@@ -60,69 +63,75 @@ def evaluate(
     ] = None,
     encoder: Annotated[str, typer.Option(help="embedded, torchvision, or a name that the server has.")] = "",
     server: ServerOption = None,
+    parameters: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar=_SET, help="As it was for the transfer; no other knob matters here."),
+    ] = None,
 ) -> None:
     """Judge finished pictures against what they were made of: one column of figures for each."""
-    styles = parse_pairs("--style", style)
+    styles = parse_pairs("--style", style, expected="LABEL=STYLE")
     looks = {parse_label(label): look for label, look in styles.items()}
     for flag, given in (("--events", events or []), ("--previews", previews or [])):
         if len(given) > len(results):
             raise RequestError(f"{flag} is given {len(given)} times, for {len(results)} results")
+        if given and report is None:
+            raise RequestError(f"{flag} needs --report")
     if report is not None:
         check_output(report, [".html"])
     if json_file is not None and json_file != STDOUT:
         check_output(json_file, [".json"])
+    segments = _segments(styles, parameters or [])
     ways = Way.read_all(events or [], previews or [])
     with open_client(server) as client:
         names = short_names(results)
         judgements = [
-            Judgement(path, name, _judge(client, content, path, labels, styles, encoder))
+            Judgement(path, name, _judge(client, content, path, labels, styles, segments, encoder))
             for path, name in zip(results, names, strict=True)
         ]
     if json_file is not None:
         _write_json(json_file, content, judgements)
-    Console(stderr=json_file == STDOUT).print(_table(judgements, looks))
+    Console(stderr=json_file == STDOUT).print(figures_table(judgements, looks))
     if report is not None:
         write_report(report, Sources(content, labels, looks), judgements, ways)
         sys.stderr.write(f"report: {report}\n")
 
 
+def _segments(styles: Mapping[str, str], factors: Sequence[str]) -> list[pb.Segment]:
+    segments = build_segments(styles, ())
+    for key, value in parse_pairs("--set", factors, expected=_SET).items():
+        label, _, name = key.rpartition(".")
+        if not label or name != "style_scale":
+            raise RequestError(f"--set {key}: an evaluation takes {_SET} alone, nothing else changes a figure")
+        set_parameter(key, value, [segment_of(segments, key, label)])
+    return segments
+
+
 def _judge(
-    client: Client, content: Path, result: Path, labels: Path, styles: dict[str, str], encoder: str
+    client: Client,
+    content: Path,
+    result: Path,
+    labels: Path,
+    styles: Mapping[str, str],
+    segments: Sequence[pb.Segment],
+    encoder: str,
 ) -> pb.EvaluateResponse:
     sys.stderr.write(f"evaluating {result}\n")
     try:
-        return client.evaluate(content, result, labels=labels, styles=styles, encoder=encoder)
+        figures = client.evaluate(content, result, labels=labels, segments=segments, encoder=encoder)
     except IntarsiaError as error:
         typed = {parse_label(label): f"{label}={look}" for label, look in styles.items()}
         raise with_typed_names(error, typed, {"result": str(result)}) from error
+    for warning in figures.warnings:
+        sys.stderr.write(f"{warning_line(warning)}\n")
+    return figures
 
 
 def _write_json(path: Path, content: Path, judgements: Sequence[Judgement]) -> None:
-    results = [{"result": str(judgement.path), **plain_fields(judgement.figures)} for judgement in judgements]
-    text = json.dumps({"content": str(content), "results": results}, indent=2) + "\n"
+    results = [
+        {"result": printable(str(judgement.path)), **plain_fields(judgement.figures)} for judgement in judgements
+    ]
+    text = json.dumps({"content": printable(str(content)), "results": results}, indent=2) + "\n"
     if path == STDOUT:
         sys.stdout.write(text)
     else:
         write_atomically(path, text.encode())
-
-
-def _table(judgements: Sequence[Judgement], looks: dict[int, str]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for judgement in judgements:
-        table.add_column(escape(judgement.name), justify="right", overflow="fold")
-    table.add_column("how to read it", style="dim")
-    for figure in FIGURES:
-        winners = best(figure, judgements)
-        values = [number(figure.of(judgement.figures)) for judgement in judgements]
-        marked = [f"[bold]{text}[/]" if index in winners else text for index, text in enumerate(values)]
-        table.add_row(figure.name, *marked, figure.reading)
-        if figure.name == "style margin":
-            for segment, label in enumerate(sorted(looks)):
-                if looks[label] != KEEP:
-                    margins = [number(margin_of(judgement.figures, segment)) for judgement in judgements]
-                    table.add_row(f"  label {label}", *margins, escape(Path(looks[label]).name), style="dim")
-        if figure.name == "seam":
-            seams = [j.figures.content_seam.value if j.figures.HasField("content_seam") else None for j in judgements]
-            table.add_row("  of the content", *map(number, seams), "at the result's size", style="dim")
-    return table

@@ -18,6 +18,9 @@ _FLAGS = {
     "automatic": "--auto",
     "paper": "--paper",
     "precision": "--precision",
+    "encoder": "--encoder",
+    "method": "--method",
+    "segments": "--style",
     "preview_interval": "--preview-every",
     "seed": "--seed",
 }
@@ -56,7 +59,8 @@ def _segment_flag(field: str, styles: Mapping[int, str]) -> str:
 
 
 def _knob_flag(field: str) -> str:
-    message, _, name = field.rpartition(".")
+    # What is wrong with a picture is said of its data.
+    message, _, name = field.removesuffix(".data").rpartition(".")
     if not message or "[" in message:
         return ""
     return _KNOB_FLAGS.get(name, f"--set {name}")

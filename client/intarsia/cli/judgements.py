@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import NamedTuple
 
 from intarsia.v1 import style_transfer_pb2 as pb
 
-__all__ = ["FIGURES", "Figure", "Judgement", "best", "margin_of", "number", "short_names"]
+__all__ = ["FIGURES", "Figure", "Judgement", "best", "content_seam", "margin_of", "number", "printable", "short_names"]
+
+_POINT = re.compile(r"(?<!\d)\.|\.(?!\d)")
+"""A dot that is no decimal point."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,12 @@ class Figure(NamedTuple):
 
 
 FIGURES = (
-    Figure("style margin", "under 1 is right, smaller is better", lambda r: _optional(r, "style_margin")),
+    Figure("style margin", "under 1 is right", lambda r: _optional(r, "style_margin")),
     Figure("seam", "1 is invisible", lambda r: r.seam.value if r.HasField("seam") else None),
-    Figure("transition", "1 is a cut, smaller flows", lambda r: _optional(r, "transition")),
-    Figure("palette", "smaller: colours nearer at borders", lambda r: _optional(r, "palette")),
-    Figure("content", "smaller is nearer to the content image", lambda r: r.content),
-    Figure("structure", "1 keeps every edge", lambda r: r.structure, larger_is_better=True),
+    Figure("transition", "small; 1 is a cut", lambda r: _optional(r, "transition")),
+    Figure("palette", "small: colours meet", lambda r: _optional(r, "palette")),
+    Figure("content", "small is faithful", lambda r: r.content),
+    Figure("structure", "1 keeps all edges", lambda r: r.structure, larger_is_better=True),
 )
 
 
@@ -63,10 +67,32 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def content_seam(response: pb.EvaluateResponse) -> float | None:
+    """Returns the content image's seam; None where there is no border."""
+    return response.content_seam.value if response.HasField("content_seam") else None
+
+
+def printable(name: str) -> str:
+    """Returns a file's name as text that can be written anywhere; bytes of it that are none become question marks."""
+    return name.encode(errors="replace").decode()
+
+
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Returns the files' names without suffixes, or whole paths where two would be alike."""
+    """Returns the files' names without suffixes and what all have in common, or whole paths where two are alike.
+
+    What they have in common are words between dots: "cup.blended.320" and "cup.gatys.320" are "blended" and "gatys".
+    """
     stems = [path.stem for path in paths]
-    return [stem if stems.count(stem) == 1 else str(path) for stem, path in zip(stems, paths, strict=True)]
+    words = [_POINT.split(stem) for stem in stems]
+    while len(words) > 1 and min(map(len, words)) > 1 and len({name[0] for name in words}) == 1:
+        words = [name[1:] for name in words]
+    while len(words) > 1 and min(map(len, words)) > 1 and len({name[-1] for name in words}) == 1:
+        words = [name[:-1] for name in words]
+    short = [".".join(name) for name in words]
+    return [
+        printable(name if stems.count(stem) == 1 else str(path))
+        for name, stem, path in zip(short, stems, paths, strict=True)
+    ]
 
 
 def _optional(response: pb.EvaluateResponse, name: str) -> float | None:

@@ -9,8 +9,13 @@ from intarsia.errors import RequestError
 __all__ = ["parse_pairs"]
 
 
-def parse_pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
+def parse_pairs(flag: str, texts: Sequence[str], *, expected: str = "KEY=VALUE") -> dict[str, str]:
     """Returns the values by key.
+
+    Args:
+        flag: As it is typed, for errors.
+        texts: What was typed after it, each time.
+        expected: Their form, for errors.
 
     Raises:
         RequestError: A text of another form, or a key that is given twice.
@@ -19,7 +24,7 @@ def parse_pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not key or not equals or not value:
-            raise RequestError(f"{flag} {text}: expected {'LABEL=STYLE' if flag == '--style' else 'KEY=VALUE'}")
+            raise RequestError(f"{flag} {text}: expected {expected}")
         if key in pairs:
             raise RequestError(f"{flag} {key} is given twice")
         pairs[key] = value

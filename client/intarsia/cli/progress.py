@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from intarsia.cli.job import Listener
+from intarsia.cli.notices import warning_line
 from intarsia.v1 import style_transfer_pb2 as pb
 
 __all__ = ["progress_display"]
@@ -104,7 +105,7 @@ def _notice(response: pb.StylizeResponse) -> str:
         case "queued":
             return f"queued{_queue(response.queued.queue_position) or ': next'}"
         case "warning":
-            return f"warning: {response.warning.message} ({response.warning.code})"
+            return warning_line(response.warning)
     return ""
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import io
-import struct
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from intarsia.cli.connect import ServerOption, open_client
 from intarsia.cli.contact_sheet import label_overlay
 from intarsia.cli.fields import with_typed_names
+from intarsia.cli.notices import warning_line
 from intarsia.cli.outputs import IMAGE_FORMATS, check_output
+from intarsia.cli.pictures import open_picture
 from intarsia.cli.segmentation import AutoOption, BoxOption, LabelsOption, MaskOption, ScribblesOption, choose
-from intarsia.errors import IntarsiaError
+from intarsia.cli.segments import MOST_LABELS, label_indices
+from intarsia.errors import IntarsiaError, RequestError
 from intarsia.files import write_atomically
 from intarsia.v1 import style_transfer_pb2 as pb
 
@@ -53,11 +54,13 @@ def segment(
             found = client.segment(content, **choice.options)
         except IntarsiaError as error:
             raise with_typed_names(error, {}, choice.typed) from error
+    # Drawn first: without it, no label map either.
+    drawn = _overlay(content, found, IMAGE_FORMATS[overlay.suffix.lower()]) if overlay is not None else b""
     write_atomically(target, found.label_map.data)
     if overlay is not None:
-        write_atomically(overlay, _overlay(content, found, IMAGE_FORMATS[overlay.suffix.lower()]))
+        write_atomically(overlay, drawn)
     for warning in found.warnings:
-        sys.stderr.write(f"warning: {warning.message} ({warning.code})\n")
+        sys.stderr.write(f"{warning_line(warning)}\n")
     Console(stderr=True).print(_table(found))
     typer.echo(target)
 
@@ -74,23 +77,10 @@ def _table(found: pb.SegmentResponse) -> Table:
 
 
 def _overlay(content: Path, found: pb.SegmentResponse, image_format: str) -> bytes:
-    picture = ImageOps.exif_transpose(Image.open(content)).convert("RGB")
+    if len(found.segments) > MOST_LABELS:
+        raise RequestError(f"--overlay shows at most {MOST_LABELS} labels, and there are {len(found.segments)}")
     labels = Image.open(io.BytesIO(found.label_map.data))
+    indices = label_indices(labels, [item.label for item in found.segments])
     buffer = io.BytesIO()
-    label_overlay(picture, _as_indices(labels, found)).save(buffer, image_format)
+    label_overlay(open_picture(content), indices).save(buffer, image_format)
     return buffer.getvalue()
-
-
-def _as_indices(labels: Image.Image, found: pb.SegmentResponse) -> Image.Image:
-    """Returns the label map with each label's place among those found, which fits into 8 bits where labels may not."""
-    place = {item.label: index for index, item in enumerate(found.segments)}
-    return Image.frombytes("L", labels.size, bytes(place[value] for value in _values(labels)))
-
-
-def _values(labels: Image.Image) -> Iterable[int]:
-    data = labels.tobytes()
-    if labels.mode == "RGB":
-        return (
-            red << 16 | green << 8 | blue for red, green, blue in zip(data[::3], data[1::3], data[2::3], strict=True)
-        )
-    return struct.unpack(f"<{len(data) // 2}H", data) if labels.mode == "I;16" else data

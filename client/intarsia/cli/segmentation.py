@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from intarsia.cli.pairs import parse_pairs
 from intarsia.errors import RequestError
 from intarsia.segmentation import Box, SegmentationOptions, model_names
 
@@ -76,27 +77,14 @@ def choose(
     if len(chosen) != 1:
         raise RequestError(f"give exactly one of {', '.join(given)}; got {' and '.join(chosen) or 'none'}")
     if masks:
-        pairs = _masks(masks)
         typed = {f"soft_masks.masks[{index}]": f"--mask {text}" for index, text in enumerate(masks)}
-        return Choice({"masks": pairs}, typed)
+        return Choice({"masks": parse_pairs("--mask", masks, expected="LABEL=FILE")}, typed)
     if boxes:
         typed = {f"boxes.boxes[{index}]": f"--box {text}" for index, text in enumerate(boxes)}
         return Choice({"boxes": [_box(text) for text in boxes]}, typed)
     if auto:
         return Choice({"automatic": auto}, {})
     return Choice({"labels": labels} if labels else {"scribbles": scribbles}, {})
-
-
-def _masks(texts: Sequence[str]) -> dict[str, Path]:
-    masks: dict[str, Path] = {}
-    for text in texts:
-        label, equals, file = text.partition("=")
-        if not label or not equals or not file:
-            raise RequestError(f"--mask {text}: expected LABEL=FILE")
-        if label in masks:
-            raise RequestError(f"--mask {label} is given twice")
-        masks[label] = Path(file)
-    return masks
 
 
 def _box(text: str) -> Box:

@@ -76,7 +76,7 @@ def stylize(
 ) -> None:
     """Give every segment of CONTENT its own style, and print the result's path."""
     choice = choose(labels, mask, box, scribbles, auto)
-    styles = parse_pairs("--style", style)
+    styles = parse_pairs("--style", style, expected="LABEL=STYLE")
     method = method or (PAPER_METHOD if paper else DEFAULT_METHOD)
     target = output or Path(f"{content.stem}.{method}.png")
     if plot is not None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from PIL import Image
 
 from intarsia.cli.judgements import Judgement
+from intarsia.cli.pictures import open_picture
 from intarsia.cli.report.curves import seam_chart, transition_charts, way_section
 from intarsia.cli.report.page import page, section
 from intarsia.cli.report.pictures import made_of, results_gallery, zooms
-from intarsia.cli.report.sources import Sources, Way, open_picture
-from intarsia.cli.report.table import figures_table
+from intarsia.cli.report.sources import Sources, Way
+from intarsia.cli.report.table import figures_table, warning_list
 from intarsia.cli.segments import segment_map
 from intarsia.files import write_atomically
 from intarsia.version import __version__
@@ -41,6 +42,7 @@ def write_report(path: Path, sources: Sources, judgements: Sequence[Judgement], 
             "Figures",
             "The best of each row stands out where there are several.",
             figures_table(judgements, sources),
+            warning_list(judgements),
         ),
         section(
             "Made of",
@@ -73,4 +75,5 @@ def write_report(path: Path, sources: Sources, judgements: Sequence[Judgement], 
     title = f"Evaluation of {', '.join(judgement.name for judgement in judgements)}"
     subtitle = f"{sources.content.name}, {content.width} × {content.height} pixels, {len(sources.looks)} segments"
     text = page(title, subtitle, body, f"intarsia {__version__}; docs/evaluation.md says how each figure is defined.")
-    write_atomically(path, text.encode())
+    # File names may hold bytes that are no text; they show as question marks.
+    write_atomically(path, text.encode(errors="replace"))

@@ -113,13 +113,18 @@ class _Axis:
         return [index * step for index in range(first, math.floor(self._high / step) + 1)]
 
     def decades(self) -> dict[float, str]:
-        """Ticks and their texts for values that are logarithms: 1, 2, 5, 10, or powers of ten alone."""
+        """Ticks and their texts for values that are logarithms: 1, 2, 5, 10, or powers of ten alone.
+
+        Where fewer than two of them fit, ticks lie at even distances.
+        """
         powers = range(math.floor(self._low), math.ceil(self._high) + 1)
         for factors in ((1, 2, 5), (1,)):
             values = [factor * 10.0**power for power in powers for factor in factors]
             found = {math.log10(v): f"{v:g}" for v in values if self._low <= math.log10(v) <= self._high}
             if len(found) <= 7:
                 break
+        if len(found) < 2:
+            return {value: f"{10**value:.3g}" for value in self.ticks()}
         return found
 
 

@@ -8,9 +8,10 @@ from itertools import cycle
 from intarsia.cli.contact_sheet import segment_colour
 from intarsia.cli.history import TOTAL, History
 from intarsia.cli.judgements import Judgement
+from intarsia.cli.pictures import open_picture
 from intarsia.cli.report.charts import Line, Mark, line_chart
 from intarsia.cli.report.page import chart, figure, gallery, section
-from intarsia.cli.report.sources import Sources, Way, open_picture
+from intarsia.cli.report.sources import Sources, Way
 from intarsia.v1 import style_transfer_pb2 as pb
 
 __all__ = ["seam_chart", "transition_charts", "way_section"]

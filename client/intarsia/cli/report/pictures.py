@@ -10,9 +10,10 @@ from PIL import Image
 
 from intarsia.cli.contact_sheet import label_overlay, segment_colour
 from intarsia.cli.judgements import Judgement, number
+from intarsia.cli.pictures import open_picture
 from intarsia.cli.report.page import figure, gallery
 from intarsia.cli.report.places import border_places, crop
-from intarsia.cli.report.sources import Sources, open_picture
+from intarsia.cli.report.sources import Sources
 from intarsia.request import KEEP
 
 __all__ = ["made_of", "results_gallery", "zooms"]

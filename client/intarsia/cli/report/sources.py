@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
-
 from intarsia.cli.events import read_events
 from intarsia.cli.history import History
 from intarsia.errors import RequestError
 from intarsia.request import KEEP
 
-__all__ = ["Sources", "Way", "open_picture"]
+__all__ = ["Sources", "Way"]
 
 _MOST_PREVIEWS = 8
 
@@ -68,23 +66,6 @@ class Way:
             cls(_history(file) if file else History(), _previews(folder) if folder else ())
             for file, folder in zip_longest(events, previews)
         ]
-
-
-def open_picture(path: Path) -> Image.Image:
-    """Opens a picture upright and as RGB; what is translucent lies over white.
-
-    Raises:
-        OSError: The file cannot be read.
-        RequestError: It is no picture.
-    """
-    try:
-        image = ImageOps.exif_transpose(Image.open(path))
-    except UnidentifiedImageError as error:
-        raise RequestError(f"{path}: is no picture") from error
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("RGB")
 
 
 def _history(path: Path) -> History:

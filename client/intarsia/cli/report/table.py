@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from intarsia.cli.judgements import FIGURES, Judgement, best, margin_of, number
+from intarsia.cli.judgements import FIGURES, Judgement, best, content_seam, margin_of, number
+from intarsia.cli.notices import warning_line
 from intarsia.cli.report.sources import Sources
 from intarsia.request import KEEP
 
-__all__ = ["figures_table"]
+__all__ = ["figures_table", "warning_list"]
 
 
 def figures_table(judgements: Sequence[Judgement], sources: Sources) -> str:
@@ -25,9 +26,18 @@ def figures_table(judgements: Sequence[Judgement], sources: Sources) -> str:
                     margins = [margin_of(judgement.figures, segment) for judgement in judgements]
                     rows.append(_row(sources.label(segment), margins, "", part=True))
         if item.name == "seam":
-            seams = [j.figures.content_seam.value if j.figures.HasField("content_seam") else None for j in judgements]
+            seams = [content_seam(judgement.figures) for judgement in judgements]
             rows.append(_row("of the content image", seams, "", part=True))
     return f'<div class="scroll"><table>{"".join(rows)}</table></div>'
+
+
+def warning_list(judgements: Sequence[Judgement]) -> str:
+    """Returns what the server had to work around, and for which pictures; "" where there was nothing."""
+    names: dict[str, list[str]] = {}
+    for judgement in judgements:
+        for warning in judgement.figures.warnings:
+            names.setdefault(warning_line(warning), []).append(judgement.name)
+    return "".join(f"<p>{escape(line)}: {escape(', '.join(found))}</p>" for line, found in names.items())
 
 
 def _row(
