@@ -91,6 +91,7 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
         await stopping
         log.info("draining")
     await health.servicer.enter_graceful_shutdown()
+    servicer.cancel_checks()
     await jobs.drain(settings.drain_seconds if code == 0 else 0)
     await server.stop(grace=1)
     starting.cancel()

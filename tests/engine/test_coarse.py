@@ -8,7 +8,7 @@ import example_scene
 import numpy as np
 import pytest
 from intarsia_server.engine.encoder import Encoder
-from intarsia_server.engine.events import StageStarted, StepDone
+from intarsia_server.engine.events import StageStarted, StepDone, TransferWarning
 from intarsia_server.engine.half_size import at_half_size
 from intarsia_server.engine.methods import Style, TotalVariation, stages
 from intarsia_server.engine.request import Start, TransferRequest
@@ -128,3 +128,17 @@ def test_without_its_knobs_blended_is_masked_gram_here_too(encoder: Encoder) -> 
     _, theirs, expected = run(request("masked-gram"), encoder)
     assert [step.losses for step in ours] == [step.losses for step in theirs]
     assert np.array_equal(result, expected)
+
+
+def test_what_the_coarse_stage_loses_is_not_warned_of(encoder: Encoder) -> None:
+    """The second segment has over a pixel's weight at relu5_1, and less than one at half the size; the third never."""
+    labels = np.zeros((128, 144), np.uint8)
+    labels[32:56, 32:56] = 1
+    labels[100, 100:102] = 2
+    of = request("masked-gram", label_map=labels)
+    events = list(transfer(of, example_scene.inputs(of), encoder, cancelled=lambda: False))
+    warnings = [event.message for event in events if isinstance(event, TransferWarning)]
+    assert not any(message.startswith("segment 1 ") for message in warnings)
+    lost = [message for message in warnings if message.startswith("segment 2 ")]
+    assert lost
+    assert len(lost) == len(set(lost))

@@ -198,6 +198,30 @@ def test_thin_and_tiny_segments(width: int, pictures: Mapping[str, np.ndarray], 
     assert all(np.isfinite(value) for value in values if value is not None)
 
 
+def test_a_style_of_two_segments_is_encoded_once(
+    pictures: Mapping[str, np.ndarray], encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it is at two scales; the result and the content image are a pass each."""
+    passes: list[object] = []
+    forward = Encoder.__call__
+    monkeypatch.setattr(Encoder, "__call__", lambda *given: (passes.append(given[0]), forward(*given))[1])
+    own = {"style": example_scene.style("brush", 256)}
+    counts = []
+    for second in ({}, own, own | {"style_scale": 0.5}):
+        passes.clear()
+        judged(evaluation_request(pictures["paste"], segments=({}, second, {})), encoder)
+        counts.append(len(passes))
+    assert counts == [5, 4, 5]
+
+
+def test_what_was_mended_is_said(pictures: Mapping[str, np.ndarray], encoder: Encoder) -> None:
+    labels = example_scene.labels(*SIZE).copy()
+    labels[3, 3] = 77
+    found = judged(evaluation_request(pictures["paste"], label_map=labels), encoder)
+    assert [code for code, _ in found.warnings] == ["label_slivers_filled"]
+    assert judged(evaluation_request(pictures["paste"]), encoder).warnings == ()
+
+
 def test_two_segments_in_one_style(pictures: Mapping[str, np.ndarray], encoder: Encoder) -> None:
     """The same style twice is no other style, and there is no way between the two."""
     style = example_scene.style("brush", 256)

@@ -195,3 +195,24 @@ def test_cancelled_between_boxes_and_between_labels() -> None:
         boxes_to_labels(picture, Boxes((around(brown, 1),)), cancelled=lambda: True)
     with pytest.raises(CancelledError):
         scribbles_to_labels(picture, marks(), cancelled=lambda: True)
+
+
+def test_a_box_in_a_picture_that_shrinks_to_a_line() -> None:
+    """GrabCut sees 600 x 2 pixels of it; the box's first row, rounded inwards, would lie below both."""
+    picture = np.full((32, 8000, 3), (60, 130, 70), dtype=np.uint8)
+    picture[20:28, 1000:6000] = (190, 90, 60)
+    labels = boxes_to_labels(picture, Boxes((Box(1, 100, 20, 7000, 28),)), cancelled=never)
+    assert (labels == 1).any()
+
+
+def test_scribbles_can_be_cancelled_at_any_label() -> None:
+    picture, brown, _ = scene(7)
+    marks = np.full(brown.shape, UNMARKED, dtype=np.int32)
+    marks[300:310, 300:310], marks[330:340, 720:730], marks[:10] = 1, 2, 0
+    polls: list[int] = []
+    scribbles_to_labels(picture, marks, cancelled=lambda: bool(polls.append(1)))
+    assert len(polls) == 4 * 3  # each label is shrunk, cut out, freed of specks and enlarged
+    for earlier in (0, 4, 7, 11):
+        answers = iter([False] * earlier)
+        with pytest.raises(CancelledError):
+            scribbles_to_labels(picture, marks, cancelled=lambda answers=answers: next(answers, True))

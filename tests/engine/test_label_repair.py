@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from intarsia_server.engine.errors import InvalidInputError
+from intarsia_server.engine.errors import CancelledError, InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.label_finder import find_labels
-from intarsia_server.engine.label_repair import fill_nearest, fit_size
+from intarsia_server.engine.label_repair import MOST_VALUES, fill_nearest, fit_size, repair_labels
 from intarsia_server.engine.request import LabelMapSource
+from intarsia_server.engine.segmentation import LabelPicture, Scale
 from pictures import LIMIT, encoded
 from PIL import Image
 
@@ -110,6 +111,29 @@ def test_a_photograph_is_no_label_map() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     with pytest.raises(InvalidInputError, match="at most 64 are allowed"):
         read(Image.fromarray(noise), COLOURS)
+
+
+def compared() -> bool:
+    raise AssertionError("colours are compared")
+
+
+@pytest.mark.parametrize(("scale", "what"), [(Scale.COLOUR, "colours"), (Scale.INDEX, "different labels")])
+def test_more_values_than_any_label_map_has_are_refused_before_they_are_compared(scale: Scale, what: str) -> None:
+    values = np.arange(MOST_VALUES + 1, dtype=np.int32)[None]
+    with pytest.raises(InvalidInputError, match=f"has {MOST_VALUES + 1} {what}"):
+        repair_labels(LabelPicture(values, scale), COLOURS, "label_map.data", cancelled=compared)
+
+
+def test_many_colours_are_compared_in_parts_between_which_a_cancel_takes_effect() -> None:
+    """More colours than are compared at a time."""
+    many = np.arange(17_000, dtype=np.int32)[None] + 0x200000
+    picture = LabelPicture(many, Scale.COLOUR)
+    polls: list[int] = []
+    with pytest.raises(InvalidInputError, match="colours, at most 64"):
+        repair_labels(picture, (0, 0xFF0000), "label_map.data", cancelled=lambda: bool(polls.append(1)))
+    assert len(polls) == 2
+    with pytest.raises(CancelledError):
+        repair_labels(picture, (0, 0xFF0000), "label_map.data", cancelled=lambda: True)
 
 
 def test_specks_go_to_the_nearest_segment() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from intarsia_server.engine.errors import InvalidInputError
+from intarsia_server.engine.errors import CancelledError, InvalidInputError
 from intarsia_server.engine.request import Segment
 from intarsia_server.engine.segmentation import assign_segments, decode_label_map, resize_labels
 from pictures import LIMIT, encoded
@@ -206,3 +206,15 @@ def test_resizing_to_the_same_size_changes_nothing() -> None:
 def test_resizing_up_keeps_every_block() -> None:
     labels = np.array([[0, 1], [2, 0]], dtype=np.int32)
     assert np.array_equal(resize_labels(labels, 3, 6, 4), np.kron(labels, np.ones((2, 3), dtype=int)))
+
+
+def test_resizing_can_be_cancelled() -> None:
+    with pytest.raises(CancelledError):
+        resize_labels(np.zeros((4, 4), dtype=np.int32), 1, 2, 2, cancelled=lambda: True)
+
+
+def test_pixels_without_a_label_are_no_label_without_a_style() -> None:
+    with pytest.raises(InvalidInputError, match=r"labels without a style: 255$"):
+        assign(segment(0), labels=np.array([[-1, 0, 255]], dtype=np.int32))
+    with pytest.raises(InvalidInputError, match="translucent"):
+        assign(segment(0), labels=np.array([[-1, 0]], dtype=np.int32))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from example_scene import MAX_PIXELS
 from intarsia_server.engine.encoder import Encoder
+from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import StepDone, TransferWarning
 from intarsia_server.engine.inputs import decode_inputs
 from intarsia_server.engine.label_finder import Tools
@@ -96,12 +97,17 @@ def test_hard_masks_are_the_label_map(encoder: Encoder) -> None:
 
 @pytest.mark.parametrize("method", STEPS)
 def test_an_absent_segment_has_no_loss_and_no_stage(method: str, encoder: Encoder) -> None:
-    """Classes 0 and 1 are found, 2 is not; the first segment would be every method's background."""
+    """Classes 0 and 1 are found, 2 is not; as a background, whose style all pixels would wear, it is refused."""
     labels = (example_scene.labels(WIDTH, HEIGHT) > 0).astype(np.int32)
     request = example_request(method, segmentation=Automatic(SegmentationModel.FCN_RESNET101), segments=({}, {}, {}))
     for absent in (0, 2):
         owners = [(2,), (0,), (1,)] if absent == 0 else [(0,), (1,), (2,)]
         segments = tuple(replace(s, labels=own) for s, own in zip(request.segments, owners, strict=True))
+        if absent == 0 and hasattr(request.parameters, "background"):
+            with pytest.raises(InvalidInputError, match=r"segments\[0\] has no pixel") as refused:
+                run(replace(request, segments=segments), encoder, Tools(classify=lambda *_: labels))
+            assert refused.value.field == f"{method.replace('-', '_')}.background"
+            continue
         events, result = run(replace(request, segments=segments), encoder, Tools(classify=lambda *_: labels))
         losses = {segment for event in events if isinstance(event, StepDone) for _, segment, _ in event.losses}
         background = {0} if method in ("gatys", "sequential", "sequential-smooth") else set()

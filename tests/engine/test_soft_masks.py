@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from intarsia_server.engine.errors import InvalidInputError
-from intarsia_server.engine.label_finder import NO_TOOLS, find_labels
+from intarsia_server.engine.errors import CancelledError, InvalidInputError
+from intarsia_server.engine.label_finder import NO_TOOLS, Tools, find_labels
 from intarsia_server.engine.request import Segment, SoftMask, SoftMasks
 from intarsia_server.engine.segment_finder import SegmentFinder, Segments
 from pictures import LIMIT, encoded
@@ -142,6 +142,35 @@ def test_refusals_name_the_field(source: SoftMasks, segments: tuple[Segment, ...
     error = refused(source, *segments)
     assert error.field == field
     assert reason in error.reason
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_an_opaque_alpha_channel_is_no_matter(mode: str) -> None:
+    image = Image.fromarray(RAMP).convert(mode)
+    result = found(SoftMasks((SoftMask(1, encoded(image)),)), styled(0), styled(1))
+    assert result.masks is not None
+    np.testing.assert_allclose(result.masks[1], RAMP / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("white", [255, 65535, 2**24])
+def test_32_bits_are_refused(white: int) -> None:
+    """Nobody can say which value is white."""
+    wide = SoftMasks((SoftMask(1, encoded(Image.fromarray((RAMP / 255 * white).astype(np.int32)), "TIFF")),))
+    assert "other than 8 or 16 bits of grey" in refused(wide, styled(0), styled(1)).reason
+
+
+def test_a_weak_mask_does_not_vanish_from_a_label_map() -> None:
+    with pytest.raises(InvalidInputError, match="its mask is nowhere the largest") as caught:
+        find_labels(masks(m2=RAMP, m1=WHITE // 4), CONTENT, claimed=None, max_pixels=LIMIT)
+    assert caught.value.field == "soft_masks.masks[1].image.data"
+
+
+def test_reading_can_be_cancelled_between_masks() -> None:
+    answers = iter([False, True])
+    finder = SegmentFinder(masks(m1=RAMP, m2=255 - RAMP), (styled(1), styled(2)), CONTENT, max_pixels=LIMIT)
+    with pytest.raises(CancelledError):
+        finder.check((WIDTH, HEIGHT), Tools(cancelled=lambda: next(answers)))
+    assert list(answers) == []
 
 
 def test_as_a_label_map() -> None:

@@ -70,6 +70,12 @@ def test_figures_without_meaning_are_absent(stub: StyleTransferServiceStub) -> N
     assert not found.borders
 
 
+def test_what_was_mended_is_said(stub: StyleTransferServiceStub) -> None:
+    request = evaluation()
+    request.label_map.data = pictures.label_map((97, 64))
+    assert [warning.code for warning in stub.Evaluate(request, timeout=LONG).warnings] == ["label_map_resized"]
+
+
 def _edit(name: str, value: bytes) -> Callable[[pb.EvaluateRequest], object]:
     return lambda request: setattr(getattr(request, name), "data", value)
 

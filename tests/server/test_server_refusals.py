@@ -72,6 +72,18 @@ def _many_segments(request: pb.StylizeRequest) -> None:
         request.segments.add(labels=[label], keep=True)
 
 
+def _many_segments_one_unknown(request: pb.StylizeRequest) -> None:
+    """Refused for their number before each is looked at: a million of them would hold up every other call."""
+    _many_segments(request)
+    request.segments[0].MergeFromString(UNKNOWN_FIELD)
+
+
+def _many_boxes_one_unknown(request: pb.StylizeRequest) -> None:
+    for _ in range(257):
+        request.boxes.boxes.add(label=1)
+    request.boxes.boxes[0].MergeFromString(UNKNOWN_FIELD)
+
+
 def _blended_as_published(request: pb.StylizeRequest) -> None:
     request.blended.steps = 3
     request.paper = True
@@ -90,6 +102,8 @@ FIELD_CASES: dict[str, tuple[Edit, str]] = {
     "no segmentation": (lambda r: r.ClearField("label_map"), "label_map"),
     "no segments": (lambda r: r.ClearField("segments"), "segments"),
     "300 segments": (_many_segments, "segments"),
+    "300 segments, one of a newer API": (_many_segments_one_unknown, "segments"),
+    "257 boxes, one of a newer API": (_many_boxes_one_unknown, "boxes.boxes"),
     "every segment kept": (_keep_all, "segments"),
     "no labels": (lambda r: r.segments[1].ClearField("labels"), "segments[1].labels"),
     "label claimed by two": (lambda r: r.segments[2].labels.append(1), "segments[2].labels"),
@@ -111,6 +125,8 @@ FIELD_CASES: dict[str, tuple[Edit, str]] = {
     "encoder": (_set("encoder", "nonsense"), "encoder"),
     "encoder with a path": (_set("encoder", "../../etc/passwd"), "encoder"),
     "encoder with a long name": (_set("encoder", "x" * 100_000), "encoder"),
+    "encoder with a long name in emoji": (_set("encoder", "😀" * 2000), "encoder"),
+    "encoder with a long name of escapes": (_set("encoder", "%" * 100_000), "encoder"),
     "unknown field": (lambda r: r.MergeFromString(UNKNOWN_FIELD), "request"),
     "unknown field in a method": (lambda r: r.masked_gram.MergeFromString(UNKNOWN_FIELD), "masked_gram"),
     "unknown field in a segment": (lambda r: r.segments[1].MergeFromString(UNKNOWN_FIELD), "segments[1]"),
@@ -142,6 +158,19 @@ def test_refused_naming_the_field(stub: StyleTransferServiceStub, name: str) -> 
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT, failure.message
     assert failure.field == field
     assert field in failure.message
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_many_segments, "segments: has 300 entries, at most 256 are allowed"),
+        (_set("optimization.history", 2**32 - 1), "optimization.history: is 4294967295, must be from 1 to 100"),
+    ],
+)
+def test_numbers_are_named_in_full(stub: StyleTransferServiceStub, edit: Edit, message: str) -> None:
+    request = tiny_request()
+    edit(request)
+    assert refusal(stub, request).message == message
 
 
 def test_refusals_leave_the_server_well(stub: StyleTransferServiceStub) -> None:

@@ -26,4 +26,4 @@ class WeightsUnavailableError(RuntimeError):
 
 
 class CancelledError(Exception):
-    """The transfer was cancelled between two steps."""
+    """The work was cancelled."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from intarsia_server.engine.events import Warnings
+
 
 @dataclass(frozen=True)
 class Margin:
@@ -84,6 +86,7 @@ class Evaluation:
         borders: between every two styled segments that touch.
         content: feature distance to the content image over the content's own variance, 0 or more.
         structure: similarity of luminance gradients to the content's, -1 to 1; 1 is the same.
+        warnings: what had to be worked around, which the figures may depend on.
     """
 
     width: int
@@ -97,3 +100,4 @@ class Evaluation:
     borders: tuple[Border, ...]
     content: float
     structure: float
+    warnings: Warnings

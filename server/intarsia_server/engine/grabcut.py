@@ -5,13 +5,12 @@ No torch here, but seconds of work: the front process checks the pictures and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from intarsia_server.engine.errors import CancelledError, InvalidInputError
+from intarsia_server.engine.cancel import Cancelled, never, poll
+from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.images import Pixels, fit_longer_side
 from intarsia_server.engine.label_repair import fill_nearest
 from intarsia_server.engine.request import Box, Boxes
@@ -62,7 +61,7 @@ def check_boxes(source: Boxes, width: int, height: int) -> None:
             )
 
 
-def boxes_to_labels(content: Pixels, source: Boxes, *, cancelled: Callable[[], bool]) -> LabelMap:
+def boxes_to_labels(content: Pixels, source: Boxes, *, cancelled: Cancelled) -> LabelMap:
     """Finds the object in each box; a pixel that two boxes' objects share belongs to the later box.
 
     Args:
@@ -83,8 +82,7 @@ def boxes_to_labels(content: Pixels, source: Boxes, *, cancelled: Callable[[], b
     for box in source.boxes:
         inside[box.top : box.bottom, box.left : box.right] = True
     for index, box in enumerate(source.boxes):
-        if cancelled():
-            raise CancelledError
+        poll(cancelled)
         view = _surroundings(box, width, height)
         found = _object_in_box(content[view], inside[view], _within(box, view))
         if not found.any():
@@ -97,7 +95,7 @@ def boxes_to_labels(content: Pixels, source: Boxes, *, cancelled: Callable[[], b
     return labels
 
 
-def scribbles_to_labels(content: Pixels, marks: LabelMap, *, cancelled: Callable[[], bool]) -> LabelMap:
+def scribbles_to_labels(content: Pixels, marks: LabelMap, *, cancelled: Cancelled) -> LabelMap:
     """Spreads scribbles over the picture: GrabCut cuts each label out against all others together.
 
     A pixel that several labels take, or none, goes to the one whose colours explain it best against the others'.
@@ -105,7 +103,7 @@ def scribbles_to_labels(content: Pixels, marks: LabelMap, *, cancelled: Callable
     Args:
         content: RGB [H, W, 3].
         marks: [H, W], labels or `UNMARKED`; at least two labels.
-        cancelled: polled before each label.
+        cancelled: polled before whatever is done for each label.
 
     Returns:
         [H, W], a label everywhere; marked pixels keep theirs.
@@ -116,13 +114,12 @@ def scribbles_to_labels(content: Pixels, marks: LabelMap, *, cancelled: Callable
     height, width = marks.shape
     labels = np.unique(marks[marks != UNMARKED])
     small = _shrink(content)
-    seeds = _shrink_marks(marks, labels, small.shape[1], small.shape[0])
+    seeds = _shrink_marks(marks, labels, small.shape[1], small.shape[0], cancelled)
     start = fill_nearest(seeds, seeds == UNMARKED)
     best = np.full(seeds.shape, -np.inf)
     winner = np.zeros(seeds.shape, dtype=np.int32)
     for number in range(len(labels)):
-        if cancelled():
-            raise CancelledError
+        poll(cancelled)
         mask = np.where(start == number, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
         mask[seeds >= 0] = cv2.GC_BGD
         mask[seeds == number] = cv2.GC_FGD
@@ -131,8 +128,8 @@ def scribbles_to_labels(content: Pixels, marks: LabelMap, *, cancelled: Callable
         score = likelihood + np.where(taken, 1e6, 0)
         winner[score > best] = number
         best = np.maximum(best, score)
-    winner = _without_specks(winner, len(labels), seeds != UNMARKED)
-    found: LabelMap = labels[_enlarge(winner, len(labels), width, height)].astype(np.int32)
+    winner = _without_specks(winner, len(labels), seeds != UNMARKED, cancelled)
+    found: LabelMap = labels[_enlarge(winner, len(labels), width, height, cancelled)].astype(np.int32)
     return np.where(marks != UNMARKED, marks, found)
 
 
@@ -164,7 +161,7 @@ def _object_in_box(picture: Pixels, inside_any: Mask, box: View) -> Mask:
     small = _shrink(picture)
     height, width = small.shape[:2]
     scale_down, scale_across = height / picture.shape[0], width / picture.shape[1]
-    own = _shrink_slice(box[0], scale_down), _shrink_slice(box[1], scale_across)
+    own = _shrink_slice(box[0], scale_down, height), _shrink_slice(box[1], scale_across, width)
     others = cv2.resize(inside_any.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     mask = np.where(others > 0, cv2.GC_PR_BGD, cv2.GC_BGD).astype(np.uint8)
     mask[own] = cv2.GC_PR_FGD
@@ -175,9 +172,9 @@ def _object_in_box(picture: Pixels, inside_any: Mask, box: View) -> Mask:
     return result
 
 
-def _shrink_slice(pixels: slice, scale: float) -> slice:
-    """Rounded inwards, so that the background keeps what is its own; at least one pixel."""
-    start = int(np.ceil(pixels.start * scale))
+def _shrink_slice(pixels: slice, scale: float, length: int) -> slice:
+    """Rounded inwards, so that the background keeps what is its own; at least one pixel of the `length` there are."""
+    start = min(int(np.ceil(pixels.start * scale)), length - 1)
     return slice(start, max(start + 1, int(pixels.stop * scale)))
 
 
@@ -199,13 +196,14 @@ def _grabcut(picture: Pixels, mask: NDArray[np.uint8]) -> tuple[Mask, NDArray[np
     return taken, _log_likelihood(bgr, foreground) - _log_likelihood(bgr, background)
 
 
-def _without_specks(labels: LabelMap, count: int, marked: Mask) -> LabelMap:
+def _without_specks(labels: LabelMap, count: int, marked: Mask, cancelled: Cancelled = never) -> LabelMap:
     """Indices below `count` [H, W] without their tiny islands, which go to what lies around them.
 
     A label's largest island stays, and so does one with a marked pixel.
     """
     specks = np.zeros(labels.shape, dtype=bool)
     for index in range(count):
+        poll(cancelled)
         own = labels == index
         _, islands, statistics, _ = cv2.connectedComponentsWithStats(own.astype(np.uint8), connectivity=8)
         areas = statistics[:, cv2.CC_STAT_AREA]
@@ -238,24 +236,28 @@ def _shrink(picture: Pixels) -> Pixels:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
-def _shrink_marks(marks: LabelMap, labels: NDArray[np.int32], width: int, height: int) -> LabelMap:
+def _shrink_marks(
+    marks: LabelMap, labels: NDArray[np.int32], width: int, height: int, cancelled: Cancelled
+) -> LabelMap:
     """Indices into `labels`, or `UNMARKED`; a pixel takes the label with most marks in it, so that no line is lost."""
     best = np.zeros((height, width), dtype=np.float32)
     seeds: LabelMap = np.full((height, width), UNMARKED, dtype=np.int32)
     for number, label in enumerate(labels):
+        poll(cancelled)
         coverage = cv2.resize((marks == label).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
         seeds[coverage > best] = number
         best = np.maximum(best, coverage)
     return seeds
 
 
-def _enlarge(labels: LabelMap, count: int, width: int, height: int) -> LabelMap:
+def _enlarge(labels: LabelMap, count: int, width: int, height: int, cancelled: Cancelled = never) -> LabelMap:
     """Indices below `count` at a larger size, with smooth borders: each mask bilinearly, the greatest wins."""
     if labels.shape == (height, width):
         return labels
     best = np.zeros((height, width), dtype=np.float32)
     largest: LabelMap = np.zeros((height, width), dtype=np.int32)
     for index in range(count):
+        poll(cancelled)
         mask = cv2.resize((labels == index).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
         largest[mask > best] = index
         best = np.maximum(best, mask)

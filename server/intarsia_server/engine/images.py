@@ -58,6 +58,21 @@ def _undecodable(field: str) -> InvalidInputError:
     return InvalidInputError(field, f"cannot be decoded as an image ({', '.join(FORMATS)})")
 
 
+def see_through(image: Image.Image) -> NDArray[np.bool_] | None:
+    """Where a picture [H, W] is not opaque, by an alpha channel or by a colour that the file calls transparent.
+
+    None where it is opaque throughout.
+    """
+    if "A" in image.getbands():
+        alpha = image.getchannel("A")
+    elif "transparency" in image.info:
+        alpha = image.convert("RGBA").getchannel("A")
+    else:
+        return None
+    hidden: NDArray[np.bool_] = np.asarray(alpha) < 255
+    return hidden if hidden.any() else None
+
+
 def decode_rgb(data: bytes, field: str, *, max_pixels: int) -> DecodedImage:
     """Decodes a picture of any kind to sRGB: 16 bits scaled down, alpha laid over white, CMYK and profiles converted.
 

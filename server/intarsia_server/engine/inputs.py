@@ -10,6 +10,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from intarsia_server.engine.cancel import Cancelled, never, poll
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.images import Pixels, cover, decode_rgb, fit_longer_side, resize
@@ -37,6 +38,14 @@ class StyleImages(Sequence[Pixels | None]):
         self._segments = segments
         self._shape = shape
         self._max_pixels = max_pixels
+        first: dict[tuple[bytes | None, float], int] = {}
+        self._first = [
+            first.setdefault((segment.style, segment.style_scale), index) for index, segment in enumerate(segments)
+        ]
+
+    def first_like(self, index: int) -> int:
+        """The first segment with the same bytes at the same scale, so that one pass over them serves all of these."""
+        return self._first[index]
 
     def then(self, shape: Callable[[Pixels], Pixels]) -> StyleImages:
         """The same images, each reshaped once more."""
@@ -86,24 +95,26 @@ class Inputs:
     warnings: Warnings
 
 
-def check_inputs(request: TransferRequest, *, max_pixels: int) -> tuple[int, int]:
+def check_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO_TOOLS) -> tuple[int, int]:
     """Decodes every picture of a request once, one after another, keeps none, and refuses what cannot be worked on.
 
     Args:
         request: with all values resolved.
         max_pixels: largest picture to decode, and largest output.
+        tools: of them only `cancelled` is used.
 
     Returns:
         (width, height) of the result.
 
     Raises:
         InvalidInputError: whatever is wrong with them, with the field's path.
+        CancelledError: as the tools say.
     """
-    decode = Decoder(max_pixels)
+    decode = Decoder(max_pixels, tools.cancelled)
     content = _content(request, decode)
     width, height = output_size(content, request.output.size, max_pixels=max_pixels)
-    SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels).check((width, height))
-    _check_others(request, (width, height), Decoder(max_pixels))
+    SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels).check((width, height), tools)
+    _check_others(request, (width, height), decode)
     return width, height
 
 
@@ -119,11 +130,12 @@ def decode_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = N
         InvalidInputError: as `check_inputs`, and for what only shows once the segments have been found.
         WeightsUnavailableError, CancelledError: as the tools say.
     """
-    decode = Decoder(max_pixels)
+    decode = Decoder(max_pixels, tools.cancelled)
     content = _content(request, decode)
     width, height = output_size(content, request.output.size, max_pixels=max_pixels)
     finder = SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels)
     found = finder.find((width, height), tools)
+    _check_background(request, found.styled)
     _check_others(request, (width, height), decode)
     start = None
     if request.optimization.start is Start.IMAGE:
@@ -148,14 +160,21 @@ _START_FIELD = "optimization.start_image.data"
 
 
 class Decoder:
-    """`decode_rgb` with one limit, gathering the warnings."""
+    """`decode_rgb` with one limit, gathering the warnings; `cancelled` is polled before each picture."""
 
-    def __init__(self, max_pixels: int) -> None:
+    def __init__(self, max_pixels: int, cancelled: Cancelled = never) -> None:
         self.max_pixels = max_pixels
+        self._cancelled = cancelled
         self.warnings: list[tuple[str, str]] = []
 
     def __call__(self, data: bytes, field: str) -> Pixels:
-        """RGB [H, W, 3]."""
+        """RGB [H, W, 3].
+
+        Raises:
+            InvalidInputError: as `decode_rgb`.
+            CancelledError: `cancelled` said so.
+        """
+        poll(self._cancelled)
         decoded = decode_rgb(data, field, max_pixels=self.max_pixels)
         if decoded.warning:
             self.warnings.append(("colour_profile_ignored", decoded.warning))
@@ -167,6 +186,18 @@ def _content(request: TransferRequest, decode: Decoder) -> Pixels:
     content = decode(request.content, "content.data")
     check_side(content, "content.data")
     return content
+
+
+def _check_background(request: TransferRequest, styled: Sequence[int]) -> None:
+    """A background that automatic segmentation has not found would still lend its style to the whole picture."""
+    background = getattr(request.parameters, "background", None)
+    if background is None or request.segments[background].style is None:
+        return
+    if background not in styled:
+        raise InvalidInputError(
+            f"{request.parameters.method.replace('-', '_')}.background",
+            f"segments[{background}] has no pixel in the picture, the background needs some",
+        )
 
 
 def _check_others(request: TransferRequest, size: tuple[int, int], decode: Decoder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,15 @@ from PIL import Image
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.inputs import Decoder, check_side
-from intarsia_server.engine.label_finder import NO_TOOLS, Tools, check_labels, find_labels
+from intarsia_server.engine.label_finder import FIELDS, NO_TOOLS, Tools, check_labels, find_labels
 from intarsia_server.engine.request import Automatic, LabelMapSource, SegmentationRequest, SoftMasks
-from intarsia_server.engine.segmentation import LabelMap
+from intarsia_server.engine.segmentation import MAX_COLOURS, LabelMap, distinct
 from intarsia_server.engine.voc import CLASSES
 
 MAX_LABEL = 0xFFFFFF
+
+MAX_FOUND = 4096
+"""Different labels that an answer lists; an API of segments takes 256, a flood of them would hold up the front."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class FoundLabels:
     warnings: Warnings
 
 
-def check_segmentation(request: SegmentationRequest, *, max_pixels: int) -> tuple[int, int]:
+def check_segmentation(request: SegmentationRequest, *, max_pixels: int, tools: Tools = NO_TOOLS) -> tuple[int, int]:
     """Decodes every picture of a request once, keeps none, and refuses what cannot be worked on.
 
     Returns:
@@ -45,16 +49,18 @@ def check_segmentation(request: SegmentationRequest, *, max_pixels: int) -> tupl
 
     Raises:
         InvalidInputError: whatever is wrong with them, with the field's path.
+        CancelledError: as the tools say.
     """
-    content = Decoder(max_pixels)(request.content, "content.data")
+    content = Decoder(max_pixels, tools.cancelled)(request.content, "content.data")
     check_side(content, "content.data")
     match request.segmentation:
         case LabelMapSource() | SoftMasks():
-            labels, _ = find_labels(request.segmentation, content, claimed=None, max_pixels=max_pixels, tools=NO_TOOLS)
-            if labels.max() > MAX_LABEL:
-                raise InvalidInputError("label_map.data", f"has labels above {MAX_LABEL}, which no PNG holds")
+            labels, _ = find_labels(request.segmentation, content, claimed=None, max_pixels=max_pixels, tools=tools)
+            _check_answer(distinct(labels).tolist(), FIELDS[type(request.segmentation)])
         case source:
-            check_labels(source, content, max_pixels=max_pixels)
+            names = check_labels(source, content, max_pixels=max_pixels)
+            if names is not None:
+                _check_answer(sorted(names), FIELDS[type(source)])
     height, width = content.shape[:2]
     return width, height
 
@@ -63,12 +69,14 @@ def answer_segmentation(request: SegmentationRequest, *, max_pixels: int, tools:
     """Finds the labels.
 
     Raises:
-        InvalidInputError, WeightsUnavailableError, CancelledError: as `find_labels`.
+        InvalidInputError, WeightsUnavailableError, CancelledError: as `find_labels`; also for labels that no label map
+            can answer with.
     """
-    decode = Decoder(max_pixels)
+    decode = Decoder(max_pixels, tools.cancelled)
     content = decode(request.content, "content.data")
     labels, warnings = find_labels(request.segmentation, content, claimed=None, max_pixels=max_pixels, tools=tools)
     present, counts = np.unique(labels, return_counts=True)
+    _check_answer(present.tolist(), FIELDS[type(request.segmentation)])
     names = CLASSES if isinstance(request.segmentation, Automatic) else ()
     found = tuple(
         FoundLabel(label, names[label] if names else "", count / labels.size)
@@ -77,8 +85,32 @@ def answer_segmentation(request: SegmentationRequest, *, max_pixels: int, tools:
     return FoundLabels(encode_labels(labels), found, (*decode.warnings, *warnings))
 
 
+def _check_answer(present: Sequence[int], field: str) -> None:
+    """Refuses labels, each named once, in ascending order, that a PNG does not give back as they are.
+
+    Over 65535 they are colours, of which a label map has at most `MAX_COLOURS`; and where all are grey, their grey
+    value is read instead.
+    """
+    if present[-1] > MAX_LABEL:
+        raise InvalidInputError(field, f"has labels above {MAX_LABEL}, which no PNG holds")
+    if len(present) > MAX_FOUND:
+        raise InvalidInputError(field, f"has {len(present)} labels, at most {MAX_FOUND} are allowed")
+    if present[-1] <= 65535:
+        return
+    if len(present) > MAX_COLOURS:
+        raise InvalidInputError(field, f"has {len(present)} labels, with one above 65535 at most {MAX_COLOURS}")
+    if all(label == (label & 255) * 0x010101 for label in present):
+        raise InvalidInputError(
+            field, "has labels above 65535 that are all grey as 0xRRGGBB; they would be read back as grey values"
+        )
+
+
 def encode_labels(labels: LabelMap) -> bytes:
-    """PNG that `read_labels` reads as just these labels, 0 to 0xFFFFFF, in the narrowest way that holds them."""
+    """PNG that `read_labels` reads as just these labels, in the narrowest way that holds them.
+
+    Args:
+        labels: [H, W], 0 to `MAX_LABEL`; over 65535 at most `MAX_COLOURS` of them, and not all grey as 0xRRGGBB.
+    """
     if labels.max() <= 255:
         image = Image.fromarray(labels.astype(np.uint8))
         image.putpalette(_palette())

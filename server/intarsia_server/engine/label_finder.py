@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from intarsia_server.engine.cancel import Cancelled, never
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.grabcut import UNMARKED, boxes_to_labels, check_boxes, scribbles_to_labels
@@ -21,8 +22,15 @@ from intarsia_server.engine.request import (
     SegmentationModel,
     SoftMasks,
 )
-from intarsia_server.engine.segmentation import LabelMap, decode_label_map, read_labels, read_marks
-from intarsia_server.engine.soft_masks import REST, MaskReader, dominant
+from intarsia_server.engine.segmentation import (
+    MAX_SEGMENTS,
+    LabelMap,
+    decode_label_map,
+    distinct,
+    read_labels,
+    read_marks,
+)
+from intarsia_server.engine.soft_masks import NOWHERE, REST, MaskReader, dominant
 
 LABEL_MAP_FIELD = "label_map.data"
 SCRIBBLES_FIELD = "scribbles.image.data"
@@ -42,15 +50,15 @@ def _no_network(content: Pixels, model: SegmentationModel) -> LabelMap:
 
 @dataclass(frozen=True)
 class Tools:
-    """What finding labels may need of whoever runs it.
+    """What work on a request's pictures may need of whoever runs it.
 
     Attributes:
         classify: class index [H, W] of every pixel of a content image.
-        cancelled: polled between the dear parts.
+        cancelled: polled between pictures, and between labels where there may be many.
     """
 
     classify: Callable[[Pixels, SegmentationModel], LabelMap] = _no_network
-    cancelled: Callable[[], bool] = lambda: False
+    cancelled: Cancelled = never
 
 
 NO_TOOLS = Tools()
@@ -105,15 +113,26 @@ def find_labels(
                 return fit_size(values, width, height, LABEL_MAP_FIELD)
             picture = read_labels(data, LABEL_MAP_FIELD, max_pixels=max_pixels)
             values, resized = fit_size(picture.values, width, height, LABEL_MAP_FIELD)
-            values, repaired = repair_labels(replace(picture, values=values), claimed, LABEL_MAP_FIELD)
+            values, repaired = repair_labels(
+                replace(picture, values=values), claimed, LABEL_MAP_FIELD, cancelled=tools.cancelled
+            )
             return values, (*resized, *repaired)
         case SoftMasks():
             names = sorted({REST, *(mask.label for mask in source.masks)})
             size = (width, height)
             reader = MaskReader(
-                source, [(name,) for name in names], content_size=size, size=size, max_pixels=max_pixels
+                source,
+                [(name,) for name in names],
+                content_size=size,
+                size=size,
+                max_pixels=max_pixels,
+                cancelled=tools.cancelled,
             )
             indices, warnings = dominant(reader.weights(), size)
+            found = np.unique(indices)
+            for index, mask in enumerate(source.masks):
+                if names.index(mask.label) not in found:
+                    raise InvalidInputError(f"soft_masks.masks[{index}].image.data", NOWHERE)
             return np.array(names, dtype=np.int32)[indices], (*reader.warnings, *warnings)
         case Boxes():
             check_boxes(source, width, height)
@@ -129,11 +148,15 @@ def _marks(source: Scribbles, content: Pixels, *, max_pixels: int) -> tuple[Labe
     height, width = content.shape[:2]
     marks = read_marks(source.data, SCRIBBLES_FIELD, max_pixels=max_pixels)
     marks, warnings = fit_size(marks, width, height, SCRIBBLES_FIELD)
-    count = len(np.unique(marks[marks != UNMARKED]))
+    count = len(distinct(marks[marks != UNMARKED]))
     if count < 2:
         raise InvalidInputError(SCRIBBLES_FIELD, f"marks {count} labels; there is nothing to tell apart below two")
+    if count > MAX_SEGMENTS:
+        # Each costs a run of GrabCut.
+        raise InvalidInputError(SCRIBBLES_FIELD, f"marks {count} labels, at most {MAX_SEGMENTS} are allowed")
     if (marks != UNMARKED).all():
         raise InvalidInputError(
-            SCRIBBLES_FIELD, "marks every pixel; unmarked ones are transparent, or 255 in a grey or palette picture"
+            SCRIBBLES_FIELD,
+            "marks every pixel; unmarked ones are transparent, or 255 in an opaque grey or palette picture",
         )
     return marks, warnings

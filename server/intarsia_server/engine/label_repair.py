@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from intarsia_server.engine.cancel import Cancelled, never, poll
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.segmentation import (
@@ -19,6 +20,7 @@ from intarsia_server.engine.segmentation import (
     LabelPicture,
     Scale,
     check_colours,
+    too_many_colours,
     translucent,
 )
 
@@ -44,6 +46,13 @@ THICK = 4.0
 """Half the width in pixels up to which a strip lies along a border; JPEG's bleeding and VOC's void are no wider."""
 
 
+MOST_VALUES = 2**17
+"""Different values above which nothing is a label map: JPEG of quality 50 makes 23,000 colours of 3, 90,000 of 64."""
+
+_CHUNK = 2**14
+"""Values whose distances to a claimed one are in memory at a time."""
+
+
 def fit_size(values: LabelMap, width: int, height: int, field: str) -> tuple[LabelMap, Warnings]:
     """Brings a map to the content image's size if it is off by a pixel or two; pixels take the nearest one's value.
 
@@ -61,7 +70,9 @@ def fit_size(values: LabelMap, width: int, height: int, field: str) -> tuple[Lab
     return values[np.ix_(rows, columns)], (("label_map_resized", f"{field} {sizes}; it was resampled"),)
 
 
-def repair_labels(picture: LabelPicture, claimed: Collection[int], field: str) -> tuple[LabelMap, Warnings]:
+def repair_labels(
+    picture: LabelPicture, claimed: Collection[int], field: str, *, cancelled: Cancelled = never
+) -> tuple[LabelMap, Warnings]:
     """Gives pixels whose label no segment claims to a claimed one, where that is no guess.
 
     A colour (or grey value) near a claimed one becomes it, provided that the claimed ones are clearly apart: JPEG does
@@ -74,24 +85,30 @@ def repair_labels(picture: LabelPicture, claimed: Collection[int], field: str) -
 
     Raises:
         InvalidInputError: too much of it is translucent, or it has too many colours.
+        CancelledError: `cancelled`, polled between colours, said so.
     """
-    present, inverse, counts = np.unique(picture.values, return_inverse=True, return_counts=True)
+    present, counts = np.unique(picture.values, return_counts=True)
+    if len(present) > MOST_VALUES:
+        if picture.scale is Scale.COLOUR:
+            raise too_many_colours(len(present) - int(present[0] < 0), field)
+        raise InvalidInputError(field, f"has {len(present)} different labels, at most {MOST_VALUES} are allowed")
     known = np.isin(present, list(claimed))
     if known.all():
         check_colours(picture, field)
         return picture.values, ()
     warnings: list[tuple[str, str]] = []
+    inverse = np.searchsorted(present, picture.values)
     values, repaired = picture.values, present.copy()
     if picture.scale is not Scale.INDEX and 1 <= len(claimed) <= MAX_COLOURS:
-        nearest, near = _nearest_claimed(present, counts / picture.values.size, sorted(claimed), picture)
+        nearest, near = _nearest_claimed(present, counts / picture.values.size, sorted(claimed), picture, cancelled)
         near &= ~known & (present >= 0)
         repaired[near] = nearest[near]
         known |= near
         if near.any():
-            values = repaired[inverse].reshape(picture.values.shape)
+            values = repaired[inverse]
             message = f"{field}: {_pixels(counts[near])} took the claimed colour near theirs; was it saved as JPEG?"
             warnings.append(("label_colours_snapped", message))
-    stray = ~known[inverse].reshape(picture.values.shape)
+    stray = ~known[inverse]
     if not stray.any():
         return values, tuple(warnings)
     if not _is_sliver(stray):
@@ -116,17 +133,25 @@ def fill_nearest(values: LabelMap, holes: NDArray[np.bool_]) -> LabelMap:
 
 
 def _nearest_claimed(
-    present: NDArray[np.int32], shares: NDArray[np.float64], claimed: list[int], picture: LabelPicture
+    present: NDArray[np.int32],
+    shares: NDArray[np.float64],
+    claimed: list[int],
+    picture: LabelPicture,
+    cancelled: Cancelled,
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """For each value the nearest claimed one, and whether it is near enough to have been it."""
     scale = picture.scale
-    points, targets = _as_colours(present, scale), _as_colours(np.array(claimed), scale)
+    targets = _as_colours(np.array(claimed), scale)
     distance = np.full(len(present), np.inf)
     nearest = np.zeros(len(present), dtype=np.int64)
-    for label, target in zip(claimed, targets, strict=True):
-        to_this = np.linalg.norm(points - target, axis=1)
-        nearest[to_this < distance] = label
-        distance = np.minimum(distance, to_this)
+    for start in range(0, len(present), _CHUNK):
+        poll(cancelled)
+        part = slice(start, start + _CHUNK)
+        points = _as_colours(present[part], scale)
+        for label, target in zip(claimed, targets, strict=True):
+            to_this = np.linalg.norm(points - target, axis=1)
+            nearest[part][to_this < distance[part]] = label
+            distance[part] = np.minimum(distance[part], to_this)
     apart = np.linalg.norm(targets[:, None] - targets[None], axis=2)
     gap = apart[~np.eye(len(claimed), dtype=bool)].min(initial=np.inf)
     if gap < APART[scale]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from intarsia_server.engine.cancel import Cancelled, poll
 from intarsia_server.engine.encoder import Encoder, normalise, pool_masks
-from intarsia_server.engine.errors import CancelledError
 from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.losses import (
@@ -108,7 +108,7 @@ class ObjectiveBuilder:
         segments: Sequence[Segment],
         *,
         paper: bool,
-        cancelled: Callable[[], bool],
+        cancelled: Cancelled,
     ) -> None:
         self._encoder = encoder
         self._inputs = inputs
@@ -290,8 +290,7 @@ class ObjectiveBuilder:
         """Mean Gram matrices of a segment's style image, by layer."""
         key = index, harmony
         if key not in self._style_cache:
-            if self._cancelled():
-                raise CancelledError
+            poll(self._cancelled)
             image = self._style(index, harmony)
             self._style_cache[key] = self._grams(self._features(image, STYLE_LAYERS), torch.ones_like(image[0, :1]))
         return self._style_cache[key]

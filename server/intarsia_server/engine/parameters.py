@@ -49,7 +49,7 @@ class MaskedGramParameters(MethodParameters):
 
     method = "masked-gram"
     steps: int = _steps(50, 1000)
-    content_weight: float = _weight(0.2, 1e5)
+    content_weight: float = _weight(0.25, 1e5)
     style_weight: float = _weight(1.0, 1e2)
     tv_weight: float = _weight(0.25, 0.0)
     capped_gradients: bool = False
@@ -106,14 +106,14 @@ class BlendedParameters(MethodParameters):
 
     method = "blended"
     steps: int = field(default=50, metadata={"range": (1, MAX_STEPS)})
-    content_weight: float = field(default=0.2, metadata={"range": (0.0, MAX_WEIGHT)})
+    content_weight: float = field(default=0.25, metadata={"range": (0.0, MAX_WEIGHT)})
     style_weight: float = field(default=1.0, metadata={"range": (0.0, MAX_WEIGHT)})
     tv_weight: float = field(default=0.25, metadata={"range": (0.0, MAX_WEIGHT)})
     feather: float | None = field(default=None, metadata={"range": (0.0, 256.0)})
     """In output pixels, to either side of a border; None: 18 at a longer side of 600, in proportion at other sizes."""
     band_weight: float = field(default=1.0, metadata={"range": (0.0, MAX_WEIGHT)})
     harmony: float = field(default=0.1, metadata={"range": (0.0, 1.0)})
-    border_tv_weight: float = field(default=0.5, metadata={"range": (0.0, MAX_WEIGHT)})
+    border_tv_weight: float = field(default=0.75, metadata={"range": (0.0, MAX_WEIGHT)})
     coarse_steps: int = field(default=10, metadata={"range": (0, MAX_STEPS)})
 
 
@@ -177,5 +177,10 @@ def check_range(field_name: str, value: Number, low: float, high: float) -> Numb
         InvalidInputError: it is not.
     """
     if not math.isfinite(value) or not low <= value <= high:
-        raise InvalidInputError(field_name, f"is {value:g}, must be from {low:g} to {high:g}")
+        raise InvalidInputError(field_name, f"is {_shown(value)}, must be from {_shown(low)} to {_shown(high)}")
     return value
+
+
+def _shown(number: float) -> str:
+    """Whole numbers in full: six digits would blur the one that is refused with the limit."""
+    return str(number) if isinstance(number, int) else f"{number:g}"

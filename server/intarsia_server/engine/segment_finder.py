@@ -20,7 +20,7 @@ from intarsia_server.engine.label_finder import (
 )
 from intarsia_server.engine.request import Automatic, LabelMapSource, Segment, Segmentation, SoftMasks
 from intarsia_server.engine.segmentation import LabelMap, assign_segments, check_claims, owners, resize_labels
-from intarsia_server.engine.soft_masks import REST, MaskReader, dominant, partition
+from intarsia_server.engine.soft_masks import NOWHERE, REST, MaskReader, dominant, partition
 from intarsia_server.engine.voc import CLASSES
 
 
@@ -57,17 +57,18 @@ class SegmentFinder:
         self._content = content
         self._max_pixels = max_pixels
 
-    def check(self, size: tuple[int, int]) -> None:
+    def check(self, size: tuple[int, int], tools: Tools = NO_TOOLS) -> None:
         """Refuses what can be refused in little time; `size` is the working one, (width, height).
 
         Raises:
             InvalidInputError: with the field's path.
+            CancelledError: as the tools say.
         """
         match self._source:
             case LabelMapSource():
-                self._hard(size, NO_TOOLS)
+                self._hard(size, tools)
             case SoftMasks():
-                self._dominant(self._mask_reader(size), size)
+                self._dominant(self._mask_reader(size, tools), size)
             case source:
                 labels = check_labels(source, self._content, max_pixels=self._max_pixels)
                 if labels is None:
@@ -82,7 +83,7 @@ class SegmentFinder:
             InvalidInputError, WeightsUnavailableError, CancelledError: as `find_labels`.
         """
         if isinstance(self._source, SoftMasks):
-            reader = self._mask_reader(size)
+            reader = self._mask_reader(size, tools)
             labels, warnings = self._dominant(reader, size)
             masks = partition(reader.weights(), labels, self._segments)
             return self._segments_of(labels, masks, (*reader.warnings, *warnings))
@@ -104,7 +105,7 @@ class SegmentFinder:
         indices = assign_segments(
             labels, self._segments, label_field=FIELDS[type(self._source)], segment_field="segments"
         )
-        indices = resize_labels(indices, len(self._segments), *size)
+        indices = resize_labels(indices, len(self._segments), *size, cancelled=tools.cancelled)
         lost = self._absent(indices)
         if lost:
             raise InvalidInputError(
@@ -115,7 +116,7 @@ class SegmentFinder:
     def _absent(self, indices: LabelMap) -> list[int]:
         return sorted(set(range(len(self._segments))) - set(np.unique(indices).tolist()))
 
-    def _mask_reader(self, size: tuple[int, int]) -> MaskReader:
+    def _mask_reader(self, size: tuple[int, int], tools: Tools) -> MaskReader:
         assert isinstance(self._source, SoftMasks)
         masked = {mask.label for mask in self._source.masks}
         owner = owners(self._segments, segment_field="segments")
@@ -127,13 +128,14 @@ class SegmentFinder:
             content_size=(self._content.shape[1], self._content.shape[0]),
             size=size,
             max_pixels=self._max_pixels,
+            cancelled=tools.cancelled,
         )
 
     def _dominant(self, reader: MaskReader, size: tuple[int, int]) -> tuple[LabelMap, Warnings]:
         labels, warnings = dominant(reader.weights(), size)
         lost = self._absent(labels)
         if lost:
-            raise InvalidInputError(f"segments[{lost[0]}].labels", "its mask is nowhere the largest")
+            raise InvalidInputError(f"segments[{lost[0]}].labels", NOWHERE)
         return labels, warnings
 
     def _check_claims(self, labels: Sequence[int]) -> None:
@@ -162,7 +164,7 @@ class SegmentFinder:
             warnings.append(("classes_unclaimed", f"found {found}, which no segment claims; label 0's segment has it"))
         lookup = np.full(len(CLASSES), owner.get(0, 0), dtype=np.int32)
         lookup[list(owner)] = list(owner.values())
-        indices = resize_labels(lookup[labels], len(self._segments), *size)
+        indices = resize_labels(lookup[labels], len(self._segments), *size, cancelled=tools.cancelled)
         absent = self._absent(indices)
         for index in absent:
             wanted = _names(self._segments[index].labels)

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from intarsia_server.engine.cancel import Cancelled, never, poll
 from intarsia_server.engine.errors import InvalidInputError
-from intarsia_server.engine.images import open_image
+from intarsia_server.engine.images import open_image, see_through
 from intarsia_server.engine.request import Segment
 
 MAX_COLOURS = 64
 MAX_SEGMENTS = 256
 UNMARKED_GREY = 255
-"""What a scribble picture without transparency is filled with."""
+"""What a scribble picture without any transparent pixel is filled with."""
 
 _LOSSY = (b"\xff\xd8", b"RIFF")
 """What files of JPEG and WebP begin with."""
@@ -56,7 +57,8 @@ def read_labels(data: bytes, field: str, *, max_pixels: int, transparent_entries
         data: the encoded picture.
         field: its path, for errors.
         max_pixels: largest picture to decode.
-        transparent_entries: whether a palette's transparent entries show no label; in label maps they are labels too.
+        transparent_entries: whether values that the file calls transparent show no label; in label maps they are
+            labels too, as palettes have such an entry for other reasons.
 
     Raises:
         InvalidInputError: not a picture, or not of whole numbers from 0 on.
@@ -67,19 +69,23 @@ def read_labels(data: bytes, field: str, *, max_pixels: int, transparent_entries
         values = np.asarray(image).astype(np.int32)
         if values.min() < 0:
             raise InvalidInputError(field, "has negative labels")
-        if transparent_entries and "transparency" in image.info:
-            values[np.asarray(image.convert("RGBA").getchannel("A")) < 255] = -1
+        if transparent_entries and (hidden := see_through(image)) is not None:
+            values[hidden] = -1
         return LabelPicture(values, Scale.GREY if image.mode == "L" else Scale.INDEX, lossy)
     if image.mode == "F":
         raise InvalidInputError(field, "has fractions for labels")
+    hidden = see_through(image) if transparent_entries or "A" in image.getbands() else None
     rgb = np.asarray(image.convert("RGB")).astype(np.int32)
-    if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all():
+    grey = (rgb[..., 0] == rgb[..., 1]) & (rgb[..., 1] == rgb[..., 2])
+    if hidden is not None:
+        grey |= hidden  # nobody has seen the colour that lies there
+    if grey.all():
         # A grey picture saved as RGB: its labels are the grey values that its maker wrote.
         picture = LabelPicture(np.ascontiguousarray(rgb[..., 0]), Scale.GREY, lossy)
     else:
         picture = LabelPicture(rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2], Scale.COLOUR, lossy)
-    if "A" in image.getbands():
-        picture.values[np.asarray(image.getchannel("A")) < 255] = -1
+    if hidden is not None:
+        picture.values[hidden] = -1
     return picture
 
 
@@ -97,14 +103,16 @@ def decode_label_map(data: bytes, field: str, *, max_pixels: int) -> LabelMap:
 
 
 def read_marks(data: bytes, field: str, *, max_pixels: int) -> LabelMap:
-    """Reads scribbles: labels, or -1 where the picture is not opaque, or 255 in a grey or palette picture.
+    """Reads scribbles: labels, or -1 for unmarked.
+
+    Unmarked is what is not opaque; in a grey or palette picture without any such pixel, what is 255.
 
     Raises:
         InvalidInputError: as `read_labels`, or more than 64 colours.
     """
     picture = read_labels(data, field, max_pixels=max_pixels, transparent_entries=True)
     check_colours(picture, field)
-    if picture.scale is not Scale.COLOUR:
+    if picture.scale is not Scale.COLOUR and picture.values.min() >= 0:
         picture.values[picture.values == UNMARKED_GREY] = -1
     return picture.values
 
@@ -112,6 +120,20 @@ def read_marks(data: bytes, field: str, *, max_pixels: int) -> LabelMap:
 def translucent(field: str) -> InvalidInputError:
     """The refusal of a label map with pixels that show no label."""
     return InvalidInputError(field, "is translucent; a label map has one opaque label a pixel")
+
+
+def distinct(values: LabelMap) -> LabelMap:
+    """Every value once [N], ascending. With counts numpy sorts; without, it hashes, ten times slower on millions."""
+    return np.unique(values, return_counts=True)[0]
+
+
+def too_many_colours(count: int, field: str) -> InvalidInputError:
+    """The refusal of a picture with `count` different colours."""
+    return InvalidInputError(
+        field,
+        f"has {count} colours, at most {MAX_COLOURS} are allowed; "
+        "a label map must not be saved as JPEG or anti-aliased",
+    )
 
 
 def check_colours(picture: LabelPicture, field: str) -> None:
@@ -122,14 +144,10 @@ def check_colours(picture: LabelPicture, field: str) -> None:
     """
     if picture.scale is not Scale.COLOUR:
         return
-    present = np.unique(picture.values)
+    present = distinct(picture.values)
     colours = len(present) - int(present[0] < 0)
     if colours > MAX_COLOURS:
-        raise InvalidInputError(
-            field,
-            f"has {colours} colours, at most {MAX_COLOURS} are allowed; "
-            "a label map must not be saved as JPEG or anti-aliased",
-        )
+        raise too_many_colours(colours, field)
 
 
 def owners(segments: Sequence[Segment], *, segment_field: str) -> dict[int, int]:
@@ -158,11 +176,13 @@ def check_claims(
         The index of the segment that claims each label.
 
     Raises:
-        InvalidInputError: a label that no segment claims, two segments that claim one label, or a segment that claims
-            a label that is not there.
+        InvalidInputError: a label that no segment claims, pixels without a label, two segments that claim one label, or
+            a segment that claims a label that is not there.
     """
     owner = owners(segments, segment_field=segment_field)
-    missing = [label for label in present if label not in owner]
+    missing = [label for label in present if label >= 0 and label not in owner]
+    if not missing and min(present) < 0:
+        raise translucent(label_field)
     if missing:
         listed = ", ".join(map(label_name, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise InvalidInputError(label_field, f"labels without a style: {listed}")
@@ -194,13 +214,18 @@ def label_name(label: int) -> str:
     return str(label) if label <= 65535 else f"{label} (#{label:06x})"
 
 
-def resize_labels(labels: LabelMap, count: int, width: int, height: int) -> LabelMap:
-    """Label map at another size: each pixel takes the label that covers most of it, so no new label can appear."""
+def resize_labels(labels: LabelMap, count: int, width: int, height: int, *, cancelled: Cancelled = never) -> LabelMap:
+    """Label map at another size: each pixel takes the label that covers most of it, so no new label can appear.
+
+    Raises:
+        CancelledError: `cancelled`, polled before each label, said so.
+    """
     if labels.shape == (height, width):
         return labels
     best = np.zeros((height, width), dtype=np.float32)
     largest: LabelMap = np.zeros((height, width), dtype=np.int32)
     for index in range(count):
+        poll(cancelled)
         mask = Image.fromarray((labels == index).astype(np.float32))
         coverage = np.asarray(mask.resize((width, height), Image.Resampling.BOX))
         largest[coverage > best] = index

@@ -8,15 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from intarsia_server.engine.cancel import Cancelled, never, poll
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
-from intarsia_server.engine.images import open_image
+from intarsia_server.engine.images import open_image, see_through
 from intarsia_server.engine.label_repair import fill_nearest, fit_size
 from intarsia_server.engine.request import Segment, SoftMask, SoftMasks
 from intarsia_server.engine.segmentation import LabelMap
 
 REST = 0
 """The label that has what the masks leave over, if none of them is its own."""
+
+NOWHERE = "its mask is nowhere the largest"
+"""Why a label or a segment has no pixel."""
 
 Weights = NDArray[np.float32]
 """[H, W], 0..1."""
@@ -31,6 +35,7 @@ class MaskReader:
         content_size: (width, height) that every mask must have, give or take two pixels.
         size: (width, height) to bring them to, by area averaging or bilinearly.
         max_pixels: largest picture to decode.
+        cancelled: polled before each mask.
     """
 
     def __init__(
@@ -41,12 +46,14 @@ class MaskReader:
         content_size: tuple[int, int],
         size: tuple[int, int],
         max_pixels: int,
+        cancelled: Cancelled = never,
     ) -> None:
         self._masks = {mask.label: (index, mask) for index, mask in enumerate(source.masks)}
         self._labels = labels
         self._content_size = content_size
         self._size = size
         self._max_pixels = max_pixels
+        self._cancelled = cancelled
         self.warnings: list[tuple[str, str]] = []
 
     def weights(self) -> Iterator[tuple[int, Weights]]:
@@ -54,6 +61,7 @@ class MaskReader:
 
         Raises:
             InvalidInputError: a mask that is no grey picture, has another size or is black everywhere.
+            CancelledError: `cancelled` said so.
         """
         width, height = self._size
         total = np.zeros((height, width), dtype=np.float32)
@@ -71,6 +79,7 @@ class MaskReader:
 
     def _read(self, index: int, mask: SoftMask) -> Weights:
         field = f"soft_masks.masks[{index}].image.data"
+        poll(self._cancelled)
         values, white = _decode(mask.data, field, max_pixels=self._max_pixels)
         values, warnings = fit_size(values, *self._content_size, field)
         self.warnings += [warning for warning in warnings if warning not in self.warnings]
@@ -130,11 +139,11 @@ def partition(
 def _decode(data: bytes, field: str, *, max_pixels: int) -> tuple[NDArray[np.int32], int]:
     """Grey values [H, W], and that of white."""
     image = open_image(data, field, max_pixels=max_pixels)
-    if "A" in image.getbands() or "transparency" in image.info:
+    if see_through(image) is not None:
         raise InvalidInputError(field, "is translucent; a mask is a grey picture, white where the label is")
     if not image.mode.startswith(("I", "F")):
         return np.asarray(image.convert("L")).astype(np.int32), 255
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+    if image.mode in {"I", "F"}:
+        # 32 bits, or 16 with a sign: nobody can say which of their values is white.
         raise InvalidInputError(field, "has a pixel format other than 8 or 16 bits of grey")
-    return values.astype(np.int32), 65535
+    return np.asarray(image).astype(np.int32), 65535

@@ -13,8 +13,9 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from intarsia_server.engine.cancel import Cancelled, poll
 from intarsia_server.engine.encoder import Encoder, denormalise
-from intarsia_server.engine.errors import CancelledError, InvalidInputError
+from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferEvent, TransferWarning
 from intarsia_server.engine.half_size import at_half_size
 from intarsia_server.engine.images import Pixels
@@ -42,7 +43,7 @@ _PAPER_ON_EMBEDDED = (
 
 
 def transfer(
-    request: TransferRequest, inputs: Inputs, encoder: Encoder, *, cancelled: Callable[[], bool]
+    request: TransferRequest, inputs: Inputs, encoder: Encoder, *, cancelled: Cancelled
 ) -> Generator[TransferEvent, None, Pixels]:
     """Runs the request's method.
 
@@ -141,18 +142,18 @@ def _run_stage(
     optimizer: StepOptimizer,
     shown: Callable[[Tensor], Tensor],
     progress: tuple[float, float],
-    cancelled: Callable[[], bool],
+    cancelled: Cancelled,
 ) -> Generator[TransferEvent, None, None]:
     began = time.perf_counter()
-    if cancelled():
-        raise CancelledError
+    poll(cancelled)
     objective = builder.build(stage.losses, capped=stage.capped)
+    if stage.half:
+        builder.warnings.clear()  # the stage at full size that follows says what is true of the result
     while builder.warnings:
         yield TransferWarning(*builder.warnings.pop(0))
     done, total_cost = progress
     for step in range(1, stage.steps + 1):
-        if cancelled():
-            raise CancelledError
+        poll(cancelled)
         evaluation = optimizer.step(objective)
         if not math.isfinite(evaluation.total):
             where = f"step {step} of stage {stage.name!r}"
@@ -187,9 +188,7 @@ class _Room:
 class _Rooms:
     """The sizes that a job's stages work at: the output's, and half of it for those that ask for it."""
 
-    def __init__(
-        self, request: TransferRequest, inputs: Inputs, encoder: Encoder, cancelled: Callable[[], bool]
-    ) -> None:
+    def __init__(self, request: TransferRequest, inputs: Inputs, encoder: Encoder, cancelled: Cancelled) -> None:
         self._request = request
         self._inputs = inputs
         self._encoder = encoder

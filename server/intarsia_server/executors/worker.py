@@ -152,7 +152,7 @@ class _Worker:
     def _evaluate(
         self, request: EvaluationRequest, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]
     ) -> None:
-        inputs = decode_evaluation_inputs(request, max_pixels=self.config.max_pixels)
+        inputs = decode_evaluation_inputs(request, max_pixels=self.config.max_pixels, tools=self._tools(cancelled))
         encoder = self._encoder(request.encoder, Precision.FP32)
         send(EvaluatedEvent(evaluate(inputs, encoder, cancelled=cancelled)))
 

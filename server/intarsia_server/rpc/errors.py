@@ -17,7 +17,7 @@ from intarsia_server.jobs.manager import DrainingError, DuplicateRequestError, J
 log = logging.getLogger(__name__)
 
 MAX_TEXT = 1000
-"""Characters of a message or of a field violation's parts."""
+"""Bytes of a message or of a field violation's parts. Outside printable ASCII, each may travel as three."""
 
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (InvalidInputError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -44,7 +44,8 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: Exce
 
 def _short(text: str) -> str:
     """Statuses travel as metadata, whose size is limited: past it, the client would see another error instead."""
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 3] + "..."
+    encoded = text.encode()
+    return text if len(encoded) <= MAX_TEXT else encoded[: MAX_TEXT - 3].decode(errors="ignore") + "..."
 
 
 def _details(error: Exception) -> list[any_pb2.Any]:

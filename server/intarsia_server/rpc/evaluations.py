@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from intarsia.v1 import style_transfer_pb2 as pb
 
 from intarsia_server.engine.figures import Border, Evaluation, Margin, Seam
+from intarsia_server.rpc.responses import to_warnings
 
 
 def to_evaluate_response(evaluation: Evaluation) -> pb.EvaluateResponse:
@@ -23,6 +24,7 @@ def to_evaluate_response(evaluation: Evaluation) -> pb.EvaluateResponse:
         borders=map(_border, evaluation.borders),
         content=evaluation.content,
         structure=evaluation.structure,
+        warnings=to_warnings(evaluation.warnings),
     )
 
 

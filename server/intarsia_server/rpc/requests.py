@@ -252,15 +252,20 @@ def _refuse_unknown_fields(message: Message, path: str) -> None:
     """A field from a newer API must not be ignored: the result would silently be another one.
 
     Raises:
-        InvalidInputError: naming the message that has one.
+        InvalidInputError: naming the message that has one, or a list of more than `MAX_SEGMENTS` messages.
     """
     unknown = UnknownFieldSet(message)
     if len(unknown):
-        numbers = ", ".join(str(unknown[index].field_number) for index in range(len(unknown)))
+        # A message may bring millions; a few of them say enough.
+        numbers = ", ".join(str(unknown[index].field_number) for index in range(min(len(unknown), 8)))
         raise InvalidInputError(path or "request", f"has fields that this server does not know: number {numbers}")
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
+        if field.is_repeated and len(value) > MAX_SEGMENTS:
+            # Before the walk: a small message may hold a million entries, and the event loop would stand still.
+            name = f"{path}.{field.name}" if path else field.name
+            raise InvalidInputError(name, f"has {len(value)} entries, at most {MAX_SEGMENTS} are allowed")
         for index, item in enumerate(value if field.is_repeated else [value]):
             step = f"{field.name}[{index}]" if field.is_repeated else field.name
             _refuse_unknown_fields(item, f"{path}.{step}" if path else step)

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from intarsia.v1 import style_transfer_pb2 as pb
 
-from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning
+from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning, Warnings
 from intarsia_server.engine.request import ImageFormat
 from intarsia_server.executors.base import (
     PreviewEvent,
@@ -126,8 +126,13 @@ def to_segment_response(event: SegmentedEvent) -> pb.SegmentResponse:
     return pb.SegmentResponse(
         label_map=pb.Image(data=found.label_map),
         segments=[pb.FoundSegment(label=label.label, name=label.name, share=label.share) for label in found.labels],
-        warnings=[pb.WarningEvent(code=code, message=message) for code, message in found.warnings],
+        warnings=to_warnings(found.warnings),
     )
+
+
+def to_warnings(warnings: Warnings) -> list[pb.WarningEvent]:
+    """What had to be worked around, as messages."""
+    return [pb.WarningEvent(code=code, message=message) for code, message in warnings]
 
 
 def _progress(event: ProgressEvent) -> pb.ProgressEvent:

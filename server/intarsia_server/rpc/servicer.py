@@ -5,24 +5,26 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import platform
+import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import grpc
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 
+from intarsia_server.engine.errors import CancelledError
 from intarsia_server.engine.evaluation.inputs import check_evaluation_inputs
 from intarsia_server.engine.inputs import check_inputs
 from intarsia_server.engine.label_answer import check_segmentation
+from intarsia_server.engine.label_finder import Tools
 from intarsia_server.engine.parameters import METHODS
 from intarsia_server.engine.request import Precision, Work
 from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
-from intarsia_server.jobs.manager import JobManager
+from intarsia_server.jobs.manager import DrainingError, JobManager
 from intarsia_server.jobs.model import Job
 from intarsia_server.rpc.evaluations import to_evaluate_response
 from intarsia_server.rpc.requests import (
@@ -48,6 +50,12 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._executor = executor
         self._settings = settings
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="intarsia-decoder")
+        self._checks: set[threading.Event] = set()
+
+    def cancel_checks(self) -> None:
+        """Stops whatever is being checked: the server drains, and nothing that is not queued yet will be."""
+        for cancel in self._checks:
+            cancel.set()
 
     async def Stylize(  # noqa: N802 - the API's name
         self, request: pb.StylizeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -57,8 +65,11 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         transfer_request = to_transfer_request(
             request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
         )
-        check = partial(check_inputs, transfer_request, max_pixels=self._settings.max_pixels)
-        job = await self._submit(transfer_request, request_id, check)
+        job = await self._submit(
+            transfer_request,
+            request_id,
+            lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
+        )
         stream = ResponseStream(chunk_bytes=self._settings.result_chunk_bytes)
         try:
             async with asyncio.timeout(context.time_remaining()):
@@ -76,8 +87,11 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     ) -> pb.SegmentResponse:
         """Finds the labels of one content image."""
         segmentation_request = to_segmentation_request(request)
-        check = partial(check_segmentation, segmentation_request, max_pixels=self._settings.max_pixels)
-        job = await self._submit(segmentation_request, str(uuid.uuid4()), check)
+        job = await self._submit(
+            segmentation_request,
+            str(uuid.uuid4()),
+            lambda tools: check_segmentation(segmentation_request, max_pixels=self._settings.max_pixels, tools=tools),
+        )
         event = await self._final_event(job, context)
         assert isinstance(event, SegmentedEvent)
         return to_segment_response(event)
@@ -89,16 +103,33 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         evaluation_request = to_evaluation_request(
             request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
         )
-        check = partial(check_evaluation_inputs, evaluation_request, max_pixels=self._settings.max_pixels)
-        job = await self._submit(evaluation_request, str(uuid.uuid4()), check)
+        job = await self._submit(
+            evaluation_request,
+            str(uuid.uuid4()),
+            lambda tools: check_evaluation_inputs(
+                evaluation_request, max_pixels=self._settings.max_pixels, tools=tools
+            ),
+        )
         event = await self._final_event(job, context)
         assert isinstance(event, EvaluatedEvent)
         return to_evaluate_response(event.evaluation)
 
-    async def _submit(self, work: Work, request_id: str, check: Callable[[], tuple[int, int]]) -> Job:
-        """Queues a job once `check`, which decodes its pictures, has told the result's size."""
+    async def _submit(self, work: Work, request_id: str, check: Callable[[Tools], tuple[int, int]]) -> Job:
+        """Queues a job once `check`, which decodes its pictures, has told the result's size.
+
+        The check stops when the call ends, by cancel or deadline, and when the server drains.
+        """
         self._jobs.check_admission(request_id)
-        size = await asyncio.get_running_loop().run_in_executor(self._decoders, check)
+        cancel = threading.Event()
+        self._checks.add(cancel)
+        tools = Tools(cancelled=cancel.is_set)
+        try:
+            size = await asyncio.get_running_loop().run_in_executor(self._decoders, check, tools)
+        except CancelledError as error:
+            raise DrainingError("the server is shutting down") from error
+        finally:
+            cancel.set()
+            self._checks.discard(cancel)
         return self._jobs.submit(work, request_id=request_id, size=size)
 
     async def _final_event(self, job: Job, context: grpc.aio.ServicerContext[Any, Any]) -> FinalEvent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from intarsia_server.engine.cancel import Cancelled, poll
 from intarsia_server.engine.encoder import Encoder, normalise
-from intarsia_server.engine.errors import CancelledError
 from intarsia_server.engine.evaluation.borders import BorderZone, border_zones
 from intarsia_server.engine.evaluation.colours import colour_quantiles, oklab, palette_step
 from intarsia_server.engine.evaluation.fidelity import CONTENT_LAYER, content_distance, structure_similarity
@@ -42,7 +42,7 @@ class _Style(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(inputs: EvaluationInputs, encoder: Encoder, *, cancelled: Callable[[], bool]) -> Evaluation:
+def evaluate(inputs: EvaluationInputs, encoder: Encoder, *, cancelled: Cancelled) -> Evaluation:
     """Judges a finished picture.
 
     Args:
@@ -56,13 +56,15 @@ def evaluate(inputs: EvaluationInputs, encoder: Encoder, *, cancelled: Callable[
     count = len(inputs.styles)
     styles: dict[int, _Style] = {}
     for index in range(count):
-        _poll(cancelled)
-        pixels = inputs.styles[index]
-        if pixels is not None:
+        poll(cancelled)
+        first = inputs.styles.first_like(index)
+        if first in styles:
+            styles[index] = styles[first]
+        elif (pixels := inputs.styles[index]) is not None:
             styles[index] = _style(pixels, encoder)
     result, content = _rgb(inputs.result, encoder), _rgb(inputs.content, encoder)
     content_features = encoder(normalise(content), {CONTENT_LAYER})[CONTENT_LAYER]
-    _poll(cancelled)
+    poll(cancelled)
     features = encoder(normalise(result), _LAYERS)
     masks = segment_masks(inputs.labels, count).to(result)
     margins = style_margins(
@@ -71,7 +73,7 @@ def evaluate(inputs: EvaluationInputs, encoder: Encoder, *, cancelled: Callable[
     styled = np.array([index in styles for index in range(count)])
     borders = []
     for zone in border_zones(inputs.labels, styled):
-        _poll(cancelled)
+        poll(cancelled)
         borders.append(_border(inputs.result, zone, features[TRANSITION_LAYER], styles))
     lengths = [border.length for border in borders]
     distance = seam_distance(inputs.labels, styled)
@@ -88,12 +90,8 @@ def evaluate(inputs: EvaluationInputs, encoder: Encoder, *, cancelled: Callable[
         borders=tuple(borders),
         content=content_distance(features[CONTENT_LAYER], content_features),
         structure=structure_similarity(result, content),
+        warnings=inputs.warnings,
     )
-
-
-def _poll(cancelled: Callable[[], bool]) -> None:
-    if cancelled():
-        raise CancelledError
 
 
 def _style(pixels: Pixels, encoder: Encoder) -> _Style:

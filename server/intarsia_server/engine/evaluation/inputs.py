@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from intarsia_server.engine.errors import InvalidInputError
+from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.images import Pixels, fit_longer_side, resize
 from intarsia_server.engine.inputs import Decoder, StyleImages, check_side, check_styles, style_size
-from intarsia_server.engine.label_finder import NO_TOOLS
+from intarsia_server.engine.label_finder import NO_TOOLS, Tools
 from intarsia_server.engine.request import EvaluationRequest, LabelMapSource
 from intarsia_server.engine.segment_finder import SegmentFinder
 from intarsia_server.engine.segmentation import LabelMap, resize_labels
@@ -26,15 +26,17 @@ class EvaluationInputs:
         content: RGB [H, W, 3].
         labels: segment index of every pixel [H, W]; a small segment may have none at this size.
         styles: per segment the style image in its own proportions, scaled as a transfer would; None for keep.
+        warnings: what had to be worked around.
     """
 
     result: Pixels
     content: Pixels
     labels: LabelMap
-    styles: Sequence[Pixels | None]
+    styles: StyleImages
+    warnings: Warnings
 
 
-def check_evaluation_inputs(request: EvaluationRequest, *, max_pixels: int) -> tuple[int, int]:
+def check_evaluation_inputs(request: EvaluationRequest, *, max_pixels: int, tools: Tools = NO_TOOLS) -> tuple[int, int]:
     """Decodes every picture once, keeps none, and refuses what cannot be evaluated.
 
     Returns:
@@ -42,22 +44,25 @@ def check_evaluation_inputs(request: EvaluationRequest, *, max_pixels: int) -> t
 
     Raises:
         InvalidInputError: whatever is wrong with them, with the field's path.
+        CancelledError: as the tools say.
     """
-    height, width = decode_evaluation_inputs(request, max_pixels=max_pixels).labels.shape
+    height, width = decode_evaluation_inputs(request, max_pixels=max_pixels, tools=tools).labels.shape
     return width, height
 
 
-def decode_evaluation_inputs(request: EvaluationRequest, *, max_pixels: int) -> EvaluationInputs:
+def decode_evaluation_inputs(
+    request: EvaluationRequest, *, max_pixels: int, tools: Tools = NO_TOOLS
+) -> EvaluationInputs:
     """Checks as `check_evaluation_inputs` does, and makes the pictures of the result's size.
 
     Raises:
-        InvalidInputError: as `check_evaluation_inputs`.
+        InvalidInputError, CancelledError: as `check_evaluation_inputs`.
     """
-    decode = Decoder(max_pixels)
+    decode = Decoder(max_pixels, tools.cancelled)
     content = decode(request.content, _CONTENT_FIELD)
     check_side(content, _CONTENT_FIELD)
     finder = SegmentFinder(LabelMapSource(request.label_map), request.segments, content, max_pixels=max_pixels)
-    labels = finder.find((content.shape[1], content.shape[0]), NO_TOOLS).labels
+    found = finder.find((content.shape[1], content.shape[0]), tools)
     result = decode(request.result, _RESULT_FIELD)
     check_side(result, _RESULT_FIELD)
     height, width = result.shape[:2]
@@ -66,12 +71,13 @@ def decode_evaluation_inputs(request: EvaluationRequest, *, max_pixels: int) -> 
     return EvaluationInputs(
         result=result,
         content=resize(content, width, height),
-        labels=resize_labels(labels, len(request.segments), width, height),
+        labels=resize_labels(found.labels, len(request.segments), width, height, cancelled=tools.cancelled),
         styles=StyleImages(
             request.segments,
             lambda pixels, segment: resize(pixels, *style_size(pixels, segment, width, height)),
             max_pixels,
         ),
+        warnings=(*dict.fromkeys(decode.warnings), *found.warnings),
     )
 
 
