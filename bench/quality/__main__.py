@@ -1,7 +1,7 @@
 """Runs every method on every set and writes docs/quality.md: `python -m bench.quality` from the repository's root.
 
-Pictures go to bench/out/quality and are not made again while they are there. One private server does all the work, by
-the way that any client takes.
+Pictures and their figures go to bench/out/quality and are not made again while they are there. One private server does
+all the work, by the way that any client takes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 
 from intarsia import Client
@@ -42,23 +41,15 @@ def _judge(client: Client, each: QualitySet, size: int) -> dict[str, Figures]:
     rows = {}
     for method in METHODS:
         path = each.result(OUT, method, size)
-        seconds = _make(client, each, method, size, path)
-        found = client.evaluate(each.content, path, labels=each.labels(), styles=each.styles)
-        rows[method] = Figures.of(found, seconds)
-        figures = rows[method]
-        sys.stderr.write(f"{each.name}, {method}: seam {figures.seam:.2f}, transition {figures.transition:.2f}\n")
+        record = path.with_suffix(".json")
+        if not record.is_file():
+            job = client.stylize(each.content, labels=each.labels(), styles=each.styles, method=method, size=size)
+            job.result().save(path)
+            found = client.evaluate(each.content, path, labels=each.labels(), styles=each.styles)
+            record.write_text(json.dumps(Figures.of(found).as_dict()))
+        rows[method] = Figures(**json.loads(record.read_text()))
+        sys.stderr.write(f"{each.name}, {method}: {rows[method]}\n")
     return rows
-
-
-def _make(client: Client, each: QualitySet, method: str, size: int, path: Path) -> float:
-    """Seconds that the picture took, now or when it was made."""
-    clock = path.with_suffix(".seconds")
-    if not clock.is_file():
-        began = time.monotonic()
-        job = client.stylize(each.content, labels=each.labels(), styles=each.styles, method=method, size=size)
-        job.result().save(path)
-        clock.write_text(f"{time.monotonic() - began:.1f}")
-    return float(clock.read_text())
 
 
 if __name__ == "__main__":

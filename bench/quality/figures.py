@@ -18,11 +18,10 @@ class Figures:
     worst: float
     content: float
     structure: float
-    seconds: float
 
     @classmethod
-    def of(cls, found: pb.EvaluateResponse, seconds: float) -> Figures:
-        """Those of an evaluation; `seconds` is what the job took."""
+    def of(cls, found: pb.EvaluateResponse) -> Figures:
+        """Those of an evaluation."""
         return cls(
             seam=found.seam.value,
             transition=found.transition,
@@ -31,7 +30,6 @@ class Figures:
             worst=max(margin.margin for margin in found.margins),
             content=found.content,
             structure=found.structure,
-            seconds=seconds,
         )
 
     def as_dict(self) -> dict[str, float]:

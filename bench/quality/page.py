@@ -36,7 +36,9 @@ def write_page(path: Path, table: Table, sets: Sequence[QualitySet], size: int, 
         parts.append(f"\n## {each.name.capitalize()}\n\n{_figures(table[each.name])}")
         if each.shipped:
             sheet = path.parent / "images" / f"quality-{each.slug}.jpg"
-            _sheet(each, table[each.name], size, pictures).save(sheet, quality=88)
+            picture = _sheet(each, table[each.name], size, pictures)
+            picture.thumbnail((1400, 1400))
+            picture.save(sheet, quality=85)
             parts.append(f"\n![The set and every method's result](images/{sheet.name})\n")
     path.write_text("".join(parts))
 
@@ -68,11 +70,11 @@ def _summary(table: Table) -> str:
 
 
 def _figures(rows: dict[str, Figures]) -> str:
-    lines = ["| method | " + " | ".join(_COLUMNS) + " | seconds |", "|---" * (len(_COLUMNS) + 2) + "|"]
+    lines = ["| method | " + " | ".join(_COLUMNS) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
     for method, row in rows.items():
         values = row.as_dict()
         cells = " | ".join(f"{values[column]:.2f}" for column in _COLUMNS)
-        lines.append(f"| `{method}` | {cells} | {row.seconds:.0f} |")
+        lines.append(f"| `{method}` | {cells} |")
     return "\n".join(lines) + "\n"
 
 

@@ -106,6 +106,7 @@ FIELD_CASES: dict[str, tuple[Edit, str]] = {
     "257 boxes, one of a newer API": (_many_boxes_one_unknown, "boxes.boxes"),
     "every segment kept": (_keep_all, "segments"),
     "no labels": (lambda r: r.segments[1].ClearField("labels"), "segments[1].labels"),
+    "too many labels": (lambda r: r.segments[1].labels.extend(range(100, 4200)), "segments[1].labels"),
     "label claimed by two": (lambda r: r.segments[2].labels.append(1), "segments[2].labels"),
     "label claimed twice by one": (lambda r: r.segments[2].labels.append(2), "segments[2].labels"),
     "label without a style": (lambda r: r.segments.pop(2), "label_map.data"),

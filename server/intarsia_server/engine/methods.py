@@ -72,6 +72,10 @@ BORDER_RADIUS = 15 / 600
 FEATHER = 18 / 600
 """Default reach of `blended`'s feathering over the output's longer side."""
 
+BORDER_REACH = 0.75
+"""Reach of `blended`'s border map over the feathering's: farther out, where one mask is nearly all, there is no cut to
+take away, only texture; nearer in, the cut is swept to where the map ends (docs/smoothness.md)."""
+
 MIN_COARSE_SIDE = 64
 """Below it a picture at half size has too little of a style's large structure to be worth a stage."""
 
@@ -144,7 +148,9 @@ def stages(
                 Content(weight=p.content_weight),
                 style,
                 TotalVariation(weight=p.tv_weight),
-                TotalVariation(weight=p.border_tv_weight if feather >= 1 else 0.0, border_radius=max(1.0, feather)),
+                TotalVariation(
+                    weight=p.border_tv_weight if feather >= 1 else 0.0, border_radius=max(1.0, BORDER_REACH * feather)
+                ),
             )
             return _coarse_to_fine(Stage(name="blend", steps=p.steps, losses=_present(losses)), p.coarse_steps, size)
         case GatysParameters() as p:

@@ -113,7 +113,7 @@ class BlendedParameters(MethodParameters):
     """In output pixels, to either side of a border; None: 18 at a longer side of 600, in proportion at other sizes."""
     band_weight: float = field(default=1.0, metadata={"range": (0.0, MAX_WEIGHT)})
     harmony: float = field(default=0.1, metadata={"range": (0.0, 1.0)})
-    border_tv_weight: float = field(default=0.75, metadata={"range": (0.0, MAX_WEIGHT)})
+    border_tv_weight: float = field(default=0.5, metadata={"range": (0.0, MAX_WEIGHT)})
     coarse_steps: int = field(default=10, metadata={"range": (0, MAX_STEPS)})
 
 

@@ -39,6 +39,8 @@ from intarsia_server.engine.segmentation import MAX_SEGMENTS
 
 SIZE_RANGE = (32, 16384)
 FACTOR_RANGE = (0.0, 1e6)
+MAX_LABELS = 4096
+"""Of one segment; a label map has rarely more in all."""
 
 
 def to_request_id(request: pb.StylizeRequest) -> str:
@@ -179,8 +181,9 @@ def _boxes(message: pb.Boxes, path: str) -> Boxes:
 
 
 def _segment(segment: pb.Segment, path: str) -> Segment:
-    if not segment.labels:
-        raise InvalidInputError(f"{path}.labels", "names no label")
+    if not 1 <= len(segment.labels) <= MAX_LABELS:
+        count = len(segment.labels) or "no"
+        raise InvalidInputError(f"{path}.labels", f"names {count} labels, must name from 1 to {MAX_LABELS}")
     look = segment.WhichOneof("look")
     if look is None or (look == "keep" and not segment.keep):
         raise InvalidInputError(f"{path}.style", "a segment needs a style image or keep")
