@@ -172,9 +172,10 @@ def test_the_benchmark_times_both_sides(weights: ConvolutionWeights) -> None:
 
     names = [row.name for row in rows]
     assert names[0] == step.BASELINE
-    for expected in ("published, Attempt 1", "Intarsia, single-shot, fp32", "Intarsia, masked-gram, fp32"):
+    ours = ("Intarsia, single-shot, fp32", "Intarsia, masked-gram, fp32", "Intarsia, blended, fp32")
+    for expected in ("published, Attempt 1", *ours):
         assert any(name.startswith(expected) for name in names)
-    assert sum("(default)" in name for name in names) == 2
+    assert sum("(default)" in name for name in names) == len(ours)
     assert all(len(row.samples) == 2 and min(row.samples) > 0 for row in rows)
     assert all(row.ratio == pytest.approx(rows[0].median / row.median) for row in rows)
     assert len(step.table(rows).splitlines()) == len(rows) + 1
