@@ -8,13 +8,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from intarsia_server.engine.cancel import Cancelled, never, poll
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.images import Pixels, fit_longer_side
 from intarsia_server.engine.label_repair import fill_nearest
 from intarsia_server.engine.request import Box, Boxes
-from intarsia_server.engine.segmentation import LabelMap
+from intarsia_server.engine.segmentation import LabelMap, resize_labels
 
 WORKING_SIDE = 600
 """Longer side in pixels of what GrabCut sees: its time grows with the pixels, its borders hardly gain."""
@@ -129,7 +130,7 @@ def scribbles_to_labels(content: Pixels, marks: LabelMap, *, cancelled: Cancelle
         winner[score > best] = number
         best = np.maximum(best, score)
     winner = _without_specks(winner, len(labels), seeds != UNMARKED, cancelled)
-    found: LabelMap = labels[_enlarge(winner, len(labels), width, height, cancelled)].astype(np.int32)
+    found: LabelMap = labels[_enlarged(winner, len(labels), width, height, cancelled)].astype(np.int32)
     return np.where(marks != UNMARKED, marks, found)
 
 
@@ -168,7 +169,7 @@ def _object_in_box(picture: Pixels, inside_any: Mask, box: View) -> Mask:
     found, _ = _grabcut(small, mask)
     labels = _without_specks(found.astype(np.int32), 2, np.zeros_like(found))
     result = np.zeros(picture.shape[:2], dtype=bool)
-    result[box] = _enlarge(labels, 2, picture.shape[1], picture.shape[0])[box] > 0
+    result[box] = _enlarged(labels, 2, picture.shape[1], picture.shape[0])[box] > 0
     return result
 
 
@@ -250,15 +251,6 @@ def _shrink_marks(
     return seeds
 
 
-def _enlarge(labels: LabelMap, count: int, width: int, height: int, cancelled: Cancelled = never) -> LabelMap:
-    """Indices below `count` at a larger size, with smooth borders: each mask bilinearly, the greatest wins."""
-    if labels.shape == (height, width):
-        return labels
-    best = np.zeros((height, width), dtype=np.float32)
-    largest: LabelMap = np.zeros((height, width), dtype=np.int32)
-    for index in range(count):
-        poll(cancelled)
-        mask = cv2.resize((labels == index).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-        largest[mask > best] = index
-        best = np.maximum(best, mask)
-    return largest
+def _enlarged(labels: LabelMap, count: int, width: int, height: int, cancelled: Cancelled = never) -> LabelMap:
+    """At the content image's size, with smooth borders."""
+    return resize_labels(labels, count, width, height, resampling=Image.Resampling.BILINEAR, cancelled=cancelled)

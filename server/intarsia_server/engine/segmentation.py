@@ -214,11 +214,27 @@ def label_name(label: int) -> str:
     return str(label) if label <= 65535 else f"{label} (#{label:06x})"
 
 
-def resize_labels(labels: LabelMap, count: int, width: int, height: int, *, cancelled: Cancelled = never) -> LabelMap:
+def resize_labels(
+    labels: LabelMap,
+    count: int,
+    width: int,
+    height: int,
+    *,
+    resampling: Image.Resampling = Image.Resampling.BOX,
+    cancelled: Cancelled = never,
+) -> LabelMap:
     """Label map at another size: each pixel takes the label that covers most of it, so no new label can appear.
 
+    Args:
+        labels: [H, W], indices below `count`.
+        count: of labels.
+        width: in pixels.
+        height: in pixels.
+        resampling: of each label's mask; bilinear gives smooth borders at a larger size.
+        cancelled: polled before each label.
+
     Raises:
-        CancelledError: `cancelled`, polled before each label, said so.
+        CancelledError: `cancelled` said so.
     """
     if labels.shape == (height, width):
         return labels
@@ -227,7 +243,7 @@ def resize_labels(labels: LabelMap, count: int, width: int, height: int, *, canc
     for index in range(count):
         poll(cancelled)
         mask = Image.fromarray((labels == index).astype(np.float32))
-        coverage = np.asarray(mask.resize((width, height), Image.Resampling.BOX))
+        coverage = np.asarray(mask.resize((width, height), resampling))
         largest[coverage > best] = index
         best = np.maximum(best, coverage)
     return largest
