@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "../plan.h"
+#include "bfloat16_product.h"
 #include "rows.h"
 
 namespace intarsia {
@@ -266,6 +267,12 @@ class Forward {
       mean = whole ? mean_ + (n * plan_.segments() + part.segment) * c : data<A>(partial_mean_) + part.partial * c;
       std::fill(mean, mean + c, A(0));
     }
+    if constexpr (std::is_same_v<T, Bfloat16>) {
+      if (mean_ == nullptr && features_.channels_last && has_bfloat16_unit()) {
+        accumulate_pairs(n, part, group, sum.values);
+        return;
+      }
+    }
     const Tensor panels = buffer<A>(panel_pixels_ * used * (plan_.weights ? 2 : 1));
     bool add = false;
     for (const Entries& entries : part.entries) {
@@ -291,6 +298,40 @@ class Forward {
       }
     }
   }
+
+#ifdef INTARSIA_BFLOAT16_UNIT
+  // As `accumulate`, without means, on the bfloat16 unit.
+  void accumulate_pairs(int64_t n, const Part& part, int64_t group, float* sum) const {
+    const int64_t c = triangle_.channels, last = triangle_.blocks - 1 - group;
+    const int64_t used = triangle_.start(last) + triangle_.size(last);
+    const int64_t most = std::max<int64_t>(kTile, kPanelBytes / (c * 2) / kTile * kTile) / 2;
+    const int64_t room = panel_channels(used) * most;
+    const Tensor panels = buffer<float>(room * (plan_.weights ? 2 : 1));
+    uint32_t* const panel = static_cast<uint32_t*>(panels.data_ptr());
+    uint32_t* const weighted = plan_.weights ? panel + room : nullptr;
+    const Bfloat16* const from = features_.picture(n);
+    bool add = false;
+    for (const Entries& entries : part.entries) {
+      for (int64_t begin = entries.begin; begin < entries.end; begin += 2 * most) {
+        const int64_t count = std::min(2 * most, entries.end - begin), pairs = (count + 1) / 2;
+        const int32_t* indices = data<int32_t>(plan_.indices) + begin;
+        const float* weights = weighted == nullptr ? nullptr : data<float>(*plan_.weights) + begin;
+        for (int64_t i = 0; i < count; i += 2) {
+          const Bfloat16* odd = i + 1 < count ? from + indices[i + 1] * c : nullptr;
+          pack_pair(from + indices[i] * c, odd, used, i / 2, pairs, panel, weights == nullptr ? nullptr : weights + i,
+                    weighted);
+        }
+        for (const int64_t i : {group, last}) {
+          const int64_t start = triangle_.start(i);
+          multiply_rows(weighted == nullptr ? panel : weighted, panel, pairs, start, start + triangle_.size(i), sum, c,
+                        add);
+          if (group == last) break;
+        }
+        add = true;
+      }
+    }
+  }
+#endif
 
   static void weigh(const Matrix<A>& panel, const A* weights, A* out) {
     if (panel.row_stride == 1) {
@@ -430,6 +471,8 @@ struct Piece {
 // Multiplies in type P: float32 for bfloat16 features where the processor would emulate bfloat16.
 template <typename T, typename A, typename P>
 class Backward {
+  static constexpr bool kConverts = !std::is_same_v<A, P>;
+
  public:
   Backward(const Tensor& features, const MaskPlan& plan, const A* matrices, bool symmetric, const A* scales,
            const A* mean_gradient, const Tensor& gradient)
@@ -455,6 +498,7 @@ class Backward {
 
   // Passes follow each other, so that no pixel is written by two tasks at once.
   void operator()(int64_t n) {
+    if constexpr (kConverts) convert(n);
     for (size_t pass = 0; pass < passes_.size(); ++pass) {
       const std::vector<Piece>& pieces = passes_[pass];
       run_tasks(static_cast<int64_t>(pieces.size()), [&](int64_t task) {
@@ -484,24 +528,60 @@ class Backward {
   void propagate(int64_t n, const Piece& piece, bool add) {
     const int64_t c = features_.channels, count = piece.entries.size();
     const int64_t number = n * plan_.segments() + piece.segment;
+    if constexpr (kConverts) {
+      if (direct(n, piece, add)) return;
+    }
     const Tensor panels = buffer<P>(2 * count * c);
     const Matrix<P> panel = features_.gather(n, indices(piece.entries), count, c, data<P>(panels));
     const Matrix<P> product{data<P>(panels) + count * c, c, count, panel.row_stride, panel.column_stride};
-    A* matrix = const_cast<A*>(matrices_ + number * c * c);
-    std::optional<Tensor> summed, converted;
-    if (!symmetric_) {
-      summed = buffer<A>(c * c);
-      add_transposed(data<A>(*summed), matrix, c);
-      matrix = data<A>(*summed);
-    }
-    if constexpr (std::is_same_v<A, P>) {
-      apply(product, {matrix, c, c, c, 1}, panel);
+    std::optional<Tensor> summed;
+    if constexpr (kConverts) {
+      apply(product, converted(piece.segment), panel);
     } else {
-      converted = buffer<P>(c * c);
-      copy_row(data<P>(*converted), matrix, c * c);
-      apply(product, {data<P>(*converted), c, c, c, 1}, panel);
+      A* matrix = const_cast<A*>(matrices_ + number * c * c);
+      if (!symmetric_) {
+        summed = buffer<A>(c * c);
+        add_transposed(data<A>(*summed), matrix, c);
+        matrix = data<A>(*summed);
+      }
+      apply(product, {matrix, c, c, c, 1}, panel);
     }
     scatter(n, piece, number, product.values, add);
+  }
+
+  // Picture n's matrices, scaled and rounded once for all their pieces.
+  void convert(int64_t n) {
+    const int64_t c = features_.channels;
+    if (!converted_) converted_ = buffer<P>(plan_.segments() * c * c);
+    run_tasks(plan_.segments(), [&](int64_t segment) {
+      const int64_t number = n * plan_.segments() + segment;
+      const A* matrix = matrices_ + number * c * c;
+      const Tensor summed = buffer<A>(c * c);
+      if (symmetric_) {
+        scale_row(data<A>(summed), matrix, scales_[number], c * c);
+      } else {
+        add_transposed(data<A>(summed), matrix, c);
+        scale_row(data<A>(summed), data<A>(summed), scales_[number], c * c);
+      }
+      copy_row(data<P>(*converted_) + segment * c * c, data<A>(summed), c * c);
+    });
+  }
+
+  Matrix<P> converted(int64_t segment) const {
+    const int64_t c = features_.channels;
+    return {data<P>(*converted_) + segment * c * c, c, c, c, 1};
+  }
+
+  // Pixels that lie side by side and have weight 1 are multiplied where they are, to where they go.
+  bool direct(int64_t n, const Piece& piece, bool add) const {
+    const int64_t c = features_.channels, count = piece.entries.size();
+    const int32_t* pixels = indices(piece.entries);
+    if (add || mean_ != nullptr || plan_.weights || !features_.channels_last ||
+        pixels[count - 1] - pixels[0] != count - 1)
+      return false;
+    const Matrix<P> from{const_cast<P*>(features_.picture(n)) + pixels[0] * c, c, count, 1, c};
+    apply({gradient_.picture(n) + pixels[0] * c, c, count, 1, c}, converted(piece.segment), from);
+    return true;
   }
 
   static void apply(const Matrix<P>& product, const Matrix<P>& symmetric, const Matrix<P>& panel) {
@@ -515,7 +595,7 @@ class Backward {
 
   void scatter(int64_t n, const Piece& piece, int64_t number, const P* product, bool add) {
     const int64_t c = features_.channels, count = piece.entries.size();
-    const A scale = scales_[number];
+    const A scale = kConverts ? A(1) : scales_[number];
     const A* weights = plan_.weights ? data<A>(*plan_.weights) + piece.entries.begin : nullptr;
     const A* mean = mean_ == nullptr ? nullptr : mean_ + number * c;
     T* to = gradient_.picture(n);
@@ -543,15 +623,8 @@ class Backward {
   const A* scales_;
   const A* mean_;
   std::vector<std::vector<Piece>> passes_;
+  std::optional<Tensor> converted_;
 };
-
-bool has_bfloat16_unit() {
-#if defined(__x86_64__) && defined(__GNUC__)
-  return __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
 
 Tensor masked_gram_backward(const Tensor& features, const Tensor& indices, const std::optional<Tensor>& weights,
                             const Tensor& tile_segments, const Tensor& group_tiles, const Tensor& matrices,

@@ -31,3 +31,9 @@ def raw_state() -> Mapping[str, Tensor]:
 def vgg(raw_state: Mapping[str, Tensor]) -> Vgg:
     """The reference's own network, in float64."""
     return Vgg(raw_state)
+
+
+@pytest.fixture(scope="session")
+def published_vgg(raw_state: Mapping[str, Tensor]) -> Vgg:
+    """The same, padded with zeros."""
+    return Vgg(raw_state, zeros=True)

@@ -150,13 +150,15 @@ def _with(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 class Vgg:
-    """VGG-19 in float64 on the original weights: replication padding, 2x2 average pooling.
+    """VGG-19 in float64 on the original weights: 2x2 average pooling, padding by replication or with zeros.
 
     Args:
         state: 8-bit weights: `block1_conv1_W_q` indexes `block1_conv1_W_table`, `block1_conv1_b` is the bias.
+        zeros: as the publication pads; around the image, zeros of the normalised space.
     """
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
+    def __init__(self, state: Mapping[str, Tensor], *, zeros: bool = False) -> None:
+        self._zeros = zeros
         self._layers: list[tuple[int, int, Tensor, Tensor]] = []
         for block, count in enumerate(CONVOLUTIONS_PER_BLOCK, 1):
             for conv in range(1, count + 1):
@@ -182,14 +184,22 @@ class Vgg:
         for block, conv, weight, bias in self._layers:
             if block > 1 and conv == 1:
                 x = block_average(x, 2)
-            x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
-            x = torch.cat([x[..., :1], x, x[..., -1:]], dim=3)
-            x = F.conv2d(x, weight, bias).clamp_min(0)
+            x = F.conv2d(self._padded(x, first=block == conv == 1), weight, bias).clamp_min(0)
             if f"relu{block}_{conv}" in wanted:
                 found[f"relu{block}_{conv}"] = x[0]
             if wanted <= found.keys():
                 break
         return found
+
+    def _padded(self, x: Tensor, *, first: bool) -> Tensor:
+        if self._zeros:
+            outside = (MEAN_RGB.flip(1) * 255 - TRAINING_MEAN_BGR) if first else torch.zeros(1, 1, 1, 1).double()
+            height, width = x.shape[2:]
+            padded = outside.expand(1, x.shape[1], height + 2, width + 2).clone()
+            padded[:, :, 1:-1, 1:-1] = x
+            return padded
+        x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], dim=2)
+        return torch.cat([x[..., :1], x, x[..., -1:]], dim=3)
 
 
 def block_average(x: Tensor, side: int) -> Tensor:

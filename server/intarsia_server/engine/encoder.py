@@ -1,37 +1,48 @@
-"""The encoder: frozen VGG-19, average pooling, replication padding, one pass cut after the deepest layer."""
+"""The encoder: frozen VGG-19, average pooling, one pass cut after the deepest layer, and that pass's way back."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's customary name
 from torch import Tensor
 
+from intarsia_server.engine.convolution import FrozenConvolution
 from intarsia_server.engine.weights import CONVOLUTIONS, MEAN, STD, ConvolutionWeights
+from intarsia_server.ops import convolution_input, fold_margin, relu_backward
 
 LAYERS = tuple(f"relu{block}_{conv}" for block, conv in CONVOLUTIONS)
 """Names of the feature maps, in order."""
+
+_POOLED = tuple(conv == 1 and block > 1 for block, conv in CONVOLUTIONS)
+"""Whether a layer's input is the layer before it, pooled."""
 
 
 class Encoder:
     """Feature maps of an image: ReLU outputs of VGG-19 by name.
 
     Max pooling is replaced by 2x2 average pooling (Gatys et al. 2015). Convolutions pad by replication: zero padding
-    paints a frame around the picture. Convolutions run in `precision`, feature maps come out as float32 (float64 in
-    float64), because Gram matrices need the accuracy.
+    paints a frame around the picture. They run in `precision`, in which their feature maps come out, too: products and
+    sums of them are float32. The weights never learn, so that the way back needs the gradient by the input alone: no
+    autograd, no saved inputs, only the feature maps themselves.
     """
 
     def __init__(self, weights: ConvolutionWeights, *, device: torch.device, precision: torch.dtype) -> None:
         self.device = device
         self.precision = precision
+        self._replicate = True
         self._convolutions = [
-            (
-                weight.to(device, precision).contiguous(memory_format=torch.channels_last),
-                bias.to(device, precision),
-            )
-            for weight, bias in weights
+            FrozenConvolution(weight, bias, device=device, precision=precision) for weight, bias in weights
         ]
+
+    def padding_with_zeros(self) -> Encoder:
+        """The same encoder as the publication ran it, its convolutions padded with zeros."""
+        other = copy.copy(self)
+        other._replicate = False
+        return other
 
     def __call__(self, image: Tensor, layers: Iterable[str]) -> Mapping[str, Tensor]:
         """Runs the image [N, 3, H, W] (normalised) up to the deepest of `layers`.
@@ -40,20 +51,78 @@ class Encoder:
             The wanted feature maps [N, C, H', W'] by name, channels_last.
         """
         wanted = set(layers)
-        remaining = len(wanted)
         found: dict[str, Tensor] = {}
-        out = torch.promote_types(self.precision, torch.float32)
-        x = image.to(self.precision).contiguous(memory_format=torch.channels_last)
-        for (block, conv), name, (weight, bias) in zip(CONVOLUTIONS, LAYERS, self._convolutions, strict=True):
-            if remaining == 0:
-                break
-            if conv == 1 and block > 1:
-                x = F.avg_pool2d(x, 2)
-            x = F.relu(F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), weight, bias))
-            if name in wanted:
-                found[name] = x.to(out)
-                remaining -= 1
+        x = self._image(image)
+        for index in range(_depth(wanted)):
+            x = self._forward(index, x)
+            if LAYERS[index] in wanted:
+                found[LAYERS[index]] = x
         return found
+
+    def run(self, image: Tensor, layers: Iterable[str]) -> ForwardPass:
+        """The same, but keeps what the way back needs."""
+        outputs: list[Tensor] = []
+        x = self._image(image)
+        for index in range(_depth(set(layers))):
+            x = self._forward(index, x)
+            outputs.append(x)
+        return ForwardPass(self, tuple(image.shape), outputs)
+
+    def _image(self, image: Tensor) -> Tensor:
+        return image.to(self.precision).contiguous(memory_format=torch.channels_last)
+
+    def _forward(self, index: int, x: Tensor) -> Tensor:
+        if _POOLED[index] or self._replicate:
+            x = convolution_input(x, pool=_POOLED[index], pad=self._replicate)
+        return self._convolutions[index].forward(x, replicated=self._replicate)
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """An image's feature maps, from which gradients find their way back to it.
+
+    Attributes:
+        encoder: that ran.
+        shape: of the image.
+        outputs: every feature map up to the deepest wanted one, in order.
+    """
+
+    encoder: Encoder
+    shape: tuple[int, ...]
+    outputs: list[Tensor]
+
+    @property
+    def features(self) -> Mapping[str, Tensor]:
+        """The feature maps by name."""
+        return dict(zip(LAYERS, self.outputs, strict=False))
+
+    def backward(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """The gradient by the image [N, 3, H, W], at least float32, given those by feature maps, of their types.
+
+        May be called several times.
+        """
+        encoder = self.encoder
+        replicate = encoder._replicate
+        gradient: Tensor | None = None
+        for index in reversed(range(_depth(set(gradients)))):
+            output = self.outputs[index]
+            added = gradients.get(LAYERS[index])
+            if gradient is None:
+                assert added is not None
+                gradient = torch.where(output > 0, added, 0)
+            else:
+                pooled = _POOLED[index + 1]
+                gradient = relu_backward(output, gradient, pooled=pooled, padded=replicate, added=added)
+            gradient = encoder._convolutions[index].backward(gradient, replicated=replicate)
+        wide = torch.promote_types(encoder.precision, torch.float32)
+        if gradient is None:
+            return torch.zeros(self.shape, dtype=wide, device=encoder.device)
+        return fold_margin(gradient.to(wide)) if replicate else gradient.to(wide)
+
+
+def _depth(layers: set[str]) -> int:
+    """Number of convolutions up to the deepest of these layers."""
+    return max((LAYERS.index(layer) + 1 for layer in layers), default=0)
 
 
 def normalise(pixels: Tensor) -> Tensor:

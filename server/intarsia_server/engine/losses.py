@@ -7,13 +7,13 @@ one set of weights serves every picture. The paper's is kept exact, as the refer
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from intarsia_server.ops import MaskPlan, masked_gram_loss, masked_tv
+from intarsia_server.ops import MaskPlan, feature_loss, masked_gram_loss_gradient, masked_tv_gradient
 
 Features = Mapping[str, Tensor]
 
@@ -38,16 +38,35 @@ class Term(NamedTuple):
     value: Tensor
 
 
+@dataclass
+class Gradients:
+    """What losses add up: gradients by feature maps, of their types, and by the image itself."""
+
+    features: dict[str, Tensor] = field(default_factory=dict)
+    image: Tensor | None = None
+
+    def add(self, layer: str, gradient: Tensor) -> None:
+        """Adds a gradient by a feature map; keeps the tensor, and may write to it."""
+        if layer in self.features:
+            self.features[layer] += gradient
+        else:
+            self.features[layer] = gradient
+
+    def add_to_image(self, gradient: Tensor) -> None:
+        """Likewise, by the image."""
+        self.image = gradient if self.image is None else self.image + gradient
+
+
 class Loss(Protocol):
-    """A part of an objective."""
+    """A part of an objective; it makes its own gradient: autograd would keep, copy and scale what it need not."""
 
     @property
     def layers(self) -> frozenset[str]:
         """Feature maps it reads."""
         ...
 
-    def __call__(self, image: Tensor, features: Features) -> Iterator[Term]:
-        """Yields its weighted terms for an image [1, 3, H, W] and that image's features."""
+    def __call__(self, image: Tensor, features: Features, gradients: Gradients) -> Iterator[Term]:
+        """Yields its weighted terms for an image [1, 3, H, W] and its features, and adds up their gradients."""
         ...
 
 
@@ -70,13 +89,13 @@ class FeatureLoss:
         """The one layer compared."""
         return frozenset({self.layer})
 
-    def __call__(self, image: Tensor, features: Features) -> Iterator[Term]:
+    def __call__(self, image: Tensor, features: Features, gradients: Gradients) -> Iterator[Term]:
         """Yields one term for the whole picture."""
         del image
-        squared = (features[self.layer] - self.target).square()
-        if self.pixel_weight is not None:
-            squared = squared * self.pixel_weight
-        yield Term(self.name, None, squared.mean() * (self.weight / self.scale))
+        factor = self.weight / self.scale
+        value, gradient = feature_loss(features[self.layer], self.target, self.pixel_weight, factor)
+        gradients.add(self.layer, gradient)
+        yield Term(self.name, None, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +128,13 @@ class StyleLoss:
         """The style layers."""
         return frozenset(self.targets)
 
-    def __call__(self, image: Tensor, features: Features) -> Iterator[Term]:
+    def __call__(self, image: Tensor, features: Features, gradients: Gradients) -> Iterator[Term]:
         """Yields the style term of each segment, and that of the bands."""
         totals = image.new_zeros(())
         for layer, target in self.targets.items():
-            totals = totals + masked_gram_loss(features[layer], target.plan, target.grams, target.weights)[0]
+            values, gradient = masked_gram_loss_gradient(features[layer], target.plan, target.grams, target.weights)
+            gradients.add(layer, gradient)
+            totals = totals + values[0]
         count = len(self.segments)
         for segment, value in zip(self.segments, totals[:count], strict=True):
             yield Term("style", segment, value)
@@ -134,11 +155,13 @@ class TotalVariationLoss:
         """None: it reads the image itself."""
         return frozenset()
 
-    def __call__(self, image: Tensor, features: Features) -> Iterator[Term]:
+    def __call__(self, image: Tensor, features: Features, gradients: Gradients) -> Iterator[Term]:
         """Yields one term for the whole picture."""
         del features
         name = "tv" if self.border is None else "border tv"
-        yield Term(name, None, masked_tv(image, self.border, product=self.product) * self.weight)
+        value, gradient = masked_tv_gradient(image, self.border, product=self.product)
+        gradients.add_to_image(gradient * self.weight)
+        yield Term(name, None, value * self.weight)
 
 
 def relative_weights(grams: Tensor) -> Tensor:

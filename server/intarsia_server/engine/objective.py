@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +20,7 @@ from intarsia_server.engine.losses import (
     SURROGATE_LAYER,
     FeatureLoss,
     Features,
+    Gradients,
     Loss,
     StyleLoss,
     StyleTarget,
@@ -42,52 +44,44 @@ class Objective:
 
     Args:
         encoder: gives the features.
-        losses: the terms.
+        losses: the terms, each with the segment whose pixels alone its gradient reaches (None: every pixel).
         free: [H, W], 1 where the image may change, 0 where it is kept; None: everywhere.
-        caps: masks [R, H, W]; the gradient of a term that belongs to segment r reaches only the pixels of mask r.
-            None: every gradient reaches every pixel.
+        caps: masks [R, H, W] of the segments; needed where losses name one.
     """
 
     def __init__(
-        self, encoder: Encoder, losses: Sequence[Loss], *, free: Tensor | None = None, caps: Tensor | None = None
+        self,
+        encoder: Encoder,
+        losses: Sequence[tuple[Loss, int | None]],
+        *,
+        free: Tensor | None = None,
+        caps: Tensor | None = None,
     ) -> None:
         self._encoder = encoder
         self._losses = losses
-        self._layers = frozenset[str]().union(*(loss.layers for loss in losses))
+        self._layers = frozenset[str]().union(*(loss.layers for loss, _ in losses))
         self._free = free
         self._caps = caps
 
+    @torch.no_grad()
     def __call__(self, image: Tensor) -> Evaluation:
         """Evaluates at an image [1, 3, H, W]; one forward pass serves every layer."""
-        image = image.detach().requires_grad_()
-        with torch.enable_grad():
-            features = self._encoder(image, self._layers)
-            terms = [term for loss in self._losses for term in loss(image, features)]
-            gradient = self._gradient(image, terms)
+        forward = self._encoder.run(image, self._layers)
+        gradients: dict[int | None, Gradients] = {}
+        terms: list[Term] = []
+        for loss, segment in self._losses:
+            terms += loss(image, forward.features, gradients.setdefault(segment, Gradients()))
+        gradient = torch.zeros_like(image)
+        for segment, found in gradients.items():
+            own = forward.backward(found.features)
+            if found.image is not None:
+                own = own + found.image
+            gradient += own if segment is None or self._caps is None else own * self._caps[segment]
         if self._free is not None:
-            gradient = gradient * self._free
-        values = torch.stack([term.value.detach() for term in terms]).tolist() if terms else []
+            gradient *= self._free
+        values = torch.stack([term.value for term in terms]).tolist() if terms else []
         losses = tuple((term.name, term.segment, value) for term, value in zip(terms, values, strict=True))
         return Evaluation(sum(values), gradient, losses)
-
-    def _gradient(self, image: Tensor, terms: Sequence[Term]) -> Tensor:
-        if not terms:
-            return torch.zeros_like(image)
-        if self._caps is None:
-            return _backward(image, [term.value for term in terms], keep_graph=False)
-        gradient = _backward(image, [t.value for t in terms if t.segment is None], keep_graph=True)
-        for segment in sorted({t.segment for t in terms if t.segment is not None}):
-            own = _backward(image, [t.value for t in terms if t.segment == segment], keep_graph=True)
-            gradient = gradient + own * self._caps[segment]
-        return gradient
-
-
-def _backward(image: Tensor, values: Iterable[Tensor], *, keep_graph: bool) -> Tensor:
-    total = sum(values, start=image.new_zeros(()))
-    if not total.requires_grad:
-        return torch.zeros_like(image)
-    (gradient,) = torch.autograd.grad(total, image, retain_graph=keep_graph)
-    return gradient
 
 
 class ObjectiveBuilder:
@@ -134,7 +128,12 @@ class ObjectiveBuilder:
 
     def build(self, specs: Sequence[LossSpec], *, capped: bool) -> Objective:
         """The objective of a stage."""
-        losses = [self._loss(spec) for spec in specs]
+        losses: list[tuple[Loss, int | None]] = []
+        for spec in specs:
+            if capped and isinstance(spec, Style):
+                losses += [(self._loss(replace(spec, segments=(index,))), index) for index in spec.segments]
+            else:
+                losses.append((self._loss(spec), None))
         free = self.free if len(self._styled) < len(self._segments) else None
         return Objective(self._encoder, losses, free=free, caps=self.masks if capped else None)
 
@@ -249,7 +248,7 @@ class ObjectiveBuilder:
             pooled = pool_masks(self.masks, layer)
             pixel_weight = torch.einsum("rhw,r->hw", pooled, pooled.new_tensor(factors))
         # A flat target (a plain grey picture) has no variance to measure against; the floor keeps the loss finite.
-        scale = 1.0 if self._paper else max(float(target.var()), 1e-6)
+        scale = 1.0 if self._paper else max(float(target.to(self.content.dtype).var()), 1e-6)
         return FeatureLoss(name=name, layer=layer, target=target, weight=weight, scale=scale, pixel_weight=pixel_weight)
 
     def _style_loss(

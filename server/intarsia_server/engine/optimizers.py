@@ -117,11 +117,11 @@ class LBFGS:
             for move, change, rho in reversed(self._pairs):
                 weight = rho * _dot(move, direction)
                 weights.append(weight)
-                direction = direction - weight * change
+                direction.sub_(change, alpha=weight)
             move, change, rho = self._pairs[-1]
-            direction = direction * (1.0 / (rho * _dot(change, change)))
+            direction.mul_(1.0 / (rho * _dot(change, change)))
             for (move, change, rho), weight in zip(self._pairs, reversed(weights), strict=True):
-                direction = direction + (weight - rho * _dot(change, direction)) * move
+                direction.add_(move, alpha=weight - rho * _dot(change, direction))
         slope = _dot(direction, evaluation.gradient)
         if self._pairs and not (math.isfinite(slope) and slope < 0):
             self._pairs.clear()

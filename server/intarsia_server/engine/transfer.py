@@ -65,7 +65,7 @@ def transfer(
     yield from (TransferWarning(*warning) for warning in inputs.warnings)
     if request.paper and request.encoder == EMBEDDED:
         yield TransferWarning("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
-    rooms = _Rooms(request, inputs, encoder, cancelled)
+    rooms = _Rooms(request, inputs, encoder_for(request, encoder), cancelled)
     plan = stages(request.parameters, inputs.styled, paper=request.paper, size=rooms.full.size)
     first = composite = rooms.full.start
     total_cost = sum(stage.cost for stage in plan)
@@ -85,6 +85,11 @@ def transfer(
             first = shown(optimizer.image)
         composite = shown(optimizer.image)
     return _to_pixels(composite, inputs)
+
+
+def encoder_for(request: TransferRequest, encoder: Encoder) -> Encoder:
+    """The encoder, padding as the request's objective asks: the publication's is exact down to its frame of zeros."""
+    return encoder.padding_with_zeros() if request.paper else encoder
 
 
 def describe(request: TransferRequest, versions: dict[str, str]) -> dict[str, str]:

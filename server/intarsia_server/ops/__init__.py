@@ -1,11 +1,12 @@
-"""Tensor operators of the style transfer: masked Gram matrices and masked total variation.
+"""Tensor operators of the style transfer: masked Gram matrices, masked total variation, the encoder's small layers.
 
 The engine calls these and nothing below them. Importing this package loads the compiled kernels if they were built.
 """
 
 from intarsia_server.ops import library, native
-from intarsia_server.ops.masked_gram import MaskedGram, masked_gram, masked_gram_loss
-from intarsia_server.ops.masked_tv import masked_tv
+from intarsia_server.ops.layers import convolution_input, feature_loss, fold_margin, relu_backward
+from intarsia_server.ops.masked_gram import MaskedGram, masked_gram, masked_gram_loss, masked_gram_loss_gradient
+from intarsia_server.ops.masked_tv import masked_tv, masked_tv_gradient
 from intarsia_server.ops.plan import MAX_SEGMENTS, MaskPlan, build_plan
 
 IMPLEMENTATION = native.implementation(native.load())
@@ -17,8 +18,14 @@ __all__ = [
     "MaskPlan",
     "MaskedGram",
     "build_plan",
+    "convolution_input",
+    "feature_loss",
+    "fold_margin",
     "library",
     "masked_gram",
     "masked_gram_loss",
+    "masked_gram_loss_gradient",
     "masked_tv",
+    "masked_tv_gradient",
+    "relu_backward",
 ]

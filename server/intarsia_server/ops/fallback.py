@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's customary name
 from torch import Tensor
 
+from intarsia_server.ops.layers import fold_margin
 from intarsia_server.ops.plan import TILE
 
 
@@ -102,6 +104,37 @@ def masked_tv(image: Tensor, weight: Tensor | None, product: bool) -> tuple[Tens
     if weight is not None and product:
         gradient = gradient * weight
     return loss, torch.empty_like(image, memory_format=memory_format(image)).copy_(gradient * (2 * scale))
+
+
+def convolution_input(features: Tensor, pool: bool, pad: bool) -> Tensor:
+    """Pooled and padded; see `library.SCHEMAS`."""
+    x = F.avg_pool2d(features, 2) if pool else features
+    x = F.pad(x, (1, 1, 1, 1), mode="replicate") if pad else x.clone()
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def relu_backward(output: Tensor, gradient: Tensor, pooled: bool, padded: bool, added: Tensor | None) -> Tensor:
+    """Gradient by a ReLU's input, given that by the next convolution's."""
+    grad = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    if padded:
+        grad = fold_margin(grad)
+    if pooled:
+        height, width = output.shape[2:]
+        grad = F.interpolate(grad * 0.25, scale_factor=2, mode="nearest")
+        grad = F.pad(grad, (0, width - grad.shape[3], 0, height - grad.shape[2]))
+    if added is not None:
+        grad = grad + added
+    return torch.where(output > 0, grad, 0).to(output.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def feature_loss(features: Tensor, target: Tensor, weight: Tensor | None, factor: float) -> tuple[Tensor, Tensor]:
+    """Weighted mean square of the difference to a target, and its gradient."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    difference = features.to(dtype) - target.to(dtype)
+    weighted = difference if weight is None else difference * weight
+    share = factor / max(features.numel(), 1)
+    gradient = (weighted * (2 * share)).to(features.dtype)
+    return (difference * weighted).sum() * share, gradient.contiguous(memory_format=torch.channels_last)
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:

@@ -26,6 +26,11 @@ SCHEMAS = {
         f"(Tensor features, {_PLAN}, Tensor matrices, bool symmetric, Tensor scales, Tensor? mean_gradient, bool exact)"
         " -> Tensor"
     ),
+    "convolution_input": "(Tensor features, bool pool, bool pad) -> Tensor",
+    "relu_backward": "(Tensor output, Tensor gradient, bool pooled, bool padded, Tensor? added) -> Tensor",
+    "feature_loss": (
+        "(Tensor features, Tensor target, Tensor? weight, float factor) -> (Tensor loss, Tensor gradient)"
+    ),
     "masked_tv": "(Tensor image, Tensor? weight, bool product) -> (Tensor loss, Tensor gradient)",
 }
 """Plan arguments are `MaskPlan`'s; `exact` asks for float32's full precision where tensor cores would round to TF32.
@@ -92,6 +97,11 @@ def _per_mass(mass: Tensor) -> Tensor:
     return torch.where(mass > 0, 1 / mass, 0)
 
 
+def loss_scales(factors: Tensor, mass: Tensor) -> Tensor:
+    """4 factor_r / mass_r: dL/df_p = sum_r m_r(p) scale_r (G_r - A_r) f_p."""
+    return 4 * factors * _per_mass(mass.to(factors.dtype))
+
+
 def _save_gram(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     features, indices, weights, tile_segments, group_tiles, mass, exact = inputs
     del output
@@ -138,7 +148,7 @@ def _gram_loss_backward(ctx: Any, grad: Tensor | None, grad_difference: Tensor |
     if grad is None:
         return (None,) * 9
     features, indices, weights, tile_segments, group_tiles, mass, factors, difference = ctx.saved_tensors
-    scales = (4 * grad * factors * _per_mass(mass.to(grad.dtype))).contiguous()
+    scales = loss_scales(grad * factors, mass).contiguous()
     result = torch.ops.intarsia.masked_gram_backward(
         features, indices, weights, tile_segments, group_tiles, difference, True, scales, None, ctx.exact
     )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from intarsia_server.ops.library import loss_scales
 from intarsia_server.ops.plan import MaskPlan
 
 
@@ -63,15 +64,33 @@ def masked_gram_loss(features: Tensor, plan: MaskPlan, targets: Tensor, factors:
     Raises:
         ValueError: plan or targets were made for another size or type.
     """
-    _check(features, plan)
-    expected = (len(plan.mass), features.shape[1], features.shape[1])
-    if targets.shape != expected or factors.shape != expected[:1]:
-        raise ValueError(f"targets are {tuple(targets.shape)}, factors {tuple(factors.shape)}; {expected} is needed")
+    _check_loss(features, plan, targets, factors)
     losses: Tensor
     losses, _ = torch.ops.intarsia.masked_gram_loss(
         features, *_tensors(plan), plan.mass, targets.contiguous(), factors.contiguous(), _exact()
     )
     return losses
+
+
+def masked_gram_loss_gradient(
+    features: Tensor, plan: MaskPlan, targets: Tensor, factors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`masked_gram_loss` [N, R] and the gradient of their sum by the features, like these; without autograd."""
+    _check_loss(features, plan, targets, factors)
+    tensors = _tensors(plan)
+    losses, difference = torch.ops.intarsia.masked_gram_loss(
+        features, *tensors, plan.mass, targets.contiguous(), factors.contiguous(), _exact()
+    )
+    scales = loss_scales(factors, plan.mass).expand(len(features), -1).contiguous()
+    gradient = torch.ops.intarsia.masked_gram_backward(features, *tensors, difference, True, scales, None, _exact())
+    return losses, gradient
+
+
+def _check_loss(features: Tensor, plan: MaskPlan, targets: Tensor, factors: Tensor) -> None:
+    _check(features, plan)
+    expected = (len(plan.mass), features.shape[1], features.shape[1])
+    if targets.shape != expected or factors.shape != expected[:1]:
+        raise ValueError(f"targets are {tuple(targets.shape)}, factors {tuple(factors.shape)}; {expected} is needed")
 
 
 def _check(features: Tensor, plan: MaskPlan) -> None:

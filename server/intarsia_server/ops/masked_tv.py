@@ -21,8 +21,14 @@ def masked_tv(image: Tensor, weight: Tensor | None = None, *, product: bool = Fa
     Raises:
         ValueError: the weight has another size.
     """
+    return masked_tv_gradient(image, weight, product=product)[0]
+
+
+def masked_tv_gradient(image: Tensor, weight: Tensor | None = None, *, product: bool = False) -> tuple[Tensor, Tensor]:
+    """`masked_tv` and its gradient by the image, without autograd."""
     if weight is not None and weight.shape != image.shape[2:]:
         raise ValueError(f"weight is {tuple(weight.shape)}, image is {tuple(image.shape[2:])}")
     loss: Tensor
-    loss, _ = torch.ops.intarsia.masked_tv(image, None if weight is None else weight.contiguous(), product)
-    return loss
+    gradient: Tensor
+    loss, gradient = torch.ops.intarsia.masked_tv(image, None if weight is None else weight.contiguous(), product)
+    return loss, gradient
