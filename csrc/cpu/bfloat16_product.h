@@ -54,7 +54,21 @@ INTARSIA_BFLOAT16_UNIT inline __m256i scaled_lanes(__m256i values, float factor)
 // their product with a weight each.
 INTARSIA_BFLOAT16_UNIT inline void pack_pair(const Bfloat16* even, const Bfloat16* odd, int64_t channels, int64_t pair,
                                              int64_t pairs, uint32_t* panel, const float* weights, uint32_t* weighted) {
-  for (int64_t c = 0; c < channels; c += kLanes) {
+  int64_t c = 0;
+  if (weighted == nullptr && odd != nullptr) {
+    // Values 0, 32, 1, 33, ... of two registers: a lane of each pixel in turn.
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (; c + 2 * kLanes <= channels; c += 2 * kLanes) {
+      const __m512i first = _mm512_loadu_si512(even + c);
+      const __m512i second = _mm512_loadu_si512(odd + c);
+      const int64_t at = (c / kLanes * pairs + pair) * kLanes;
+      _mm512_storeu_si512(panel + at, _mm512_permutex2var_epi16(first, low, second));
+      _mm512_storeu_si512(panel + at + pairs * kLanes, _mm512_permutex2var_epi16(first, high, second));
+    }
+  }
+  for (; c < channels; c += kLanes) {
     const __mmask16 mask = channels - c < kLanes ? (1u << (channels - c)) - 1 : 0xffff;
     const __m256i first = _mm256_maskz_loadu_epi16(mask, even + c);
     const __m256i second = odd == nullptr ? _mm256_setzero_si256() : _mm256_maskz_loadu_epi16(mask, odd + c);
@@ -121,6 +135,75 @@ inline void multiply_rows(const uint32_t* left, const uint32_t* right, int64_t p
     for (int64_t column = 0; column < row + rows; column += kProductColumns)
       multiply(left, right, pairs, row, column, sum + row * channels + column, channels, channels - column, add);
   }
+}
+
+// A symmetric matrix for products with pixels: bfloat16 values of two rows side by side, [columns / 32][rows / 2][32].
+INTARSIA_BFLOAT16_UNIT inline void pack_matrix(const float* matrix, int64_t channels, float factor, uint32_t* packed) {
+  const __m512 scale = _mm512_set1_ps(factor);
+  const auto rounded = [&](const float* from) INTARSIA_BFLOAT16_UNIT {
+    return (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(from), scale));
+  };
+  for (int64_t column = 0; column < channels; column += kProductColumns)
+    for (int64_t row = 0; row < channels; row += 2)
+      for (int64_t half = 0; half < kProductColumns; half += kLanes, packed += kLanes) {
+        const float* from = matrix + row * channels + column + half;
+        _mm512_storeu_si512(packed, pair_lanes(rounded(from), rounded(from + channels)));
+      }
+}
+
+// For each of kRows pixels, a row of `channels` bfloat16 values: 32 columns of their product with the packed matrix,
+// times the pixel's weight (null: 1), written to or added to `out`.
+template <int kRows>
+INTARSIA_BFLOAT16_UNIT void multiply_pixels(const Bfloat16* features, const int32_t* pixels, const float* weights,
+                                            const uint32_t* matrix, int64_t channels, int64_t column, Bfloat16* out,
+                                            bool add) {
+  __m512 low[kRows], high[kRows];
+  const char* rows[kRows];
+#pragma GCC unroll 12
+  for (int i = 0; i < kRows; ++i) {
+    low[i] = high[i] = _mm512_setzero_ps();
+    rows[i] = reinterpret_cast<const char*>(features + pixels[i] * channels);
+  }
+  const uint32_t* tile = matrix + column * (channels / 2);
+  for (int64_t k = 0; k < channels / 2; ++k) {
+    const __m512bh b0 = (__m512bh)_mm512_loadu_si512(tile + k * kProductColumns);
+    const __m512bh b1 = (__m512bh)_mm512_loadu_si512(tile + k * kProductColumns + kLanes);
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i) {
+      int32_t pair;
+      std::memcpy(&pair, rows[i] + k * sizeof(pair), sizeof(pair));
+      const __m512bh a = (__m512bh)_mm512_set1_epi32(pair);
+      low[i] = _mm512_dpbf16_ps(low[i], b0, a);
+      high[i] = _mm512_dpbf16_ps(high[i], b1, a);
+    }
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < kRows; ++i) {
+    Bfloat16* to = out + pixels[i] * channels + column;
+    if (weights != nullptr) {
+      const __m512 weight = _mm512_set1_ps(weights[i]);
+      low[i] = _mm512_mul_ps(low[i], weight);
+      high[i] = _mm512_mul_ps(high[i], weight);
+    }
+    if (add) {
+      const __m512i before = _mm512_loadu_si512(to);
+      const auto wide = [](__m256i values) INTARSIA_BFLOAT16_UNIT {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
+      };
+      low[i] = _mm512_add_ps(low[i], wide(_mm512_castsi512_si256(before)));
+      high[i] = _mm512_add_ps(high[i], wide(_mm512_extracti64x4_epi64(before, 1)));
+    }
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high[i], low[i]));
+  }
+}
+
+using MultiplyPixels = void (*)(const Bfloat16*, const int32_t*, const float*, const uint32_t*, int64_t, int64_t,
+                                Bfloat16*, bool);
+
+template <int... kRows>
+MultiplyPixels multiply_pixels_of(int64_t rows, std::integer_sequence<int, kRows...>) {
+  static constexpr MultiplyPixels kTiles[] = {&multiply_pixels<kRows + 1>...};
+  return kTiles[rows - 1];
 }
 
 #endif

@@ -21,8 +21,9 @@
 namespace intarsia {
 namespace {
 
-constexpr int64_t kPanelBytes = 1 << 18;    // a quarter of a common L2 cache: a panel, its product and the matrix fit
-constexpr int64_t kPartialBytes = 8 << 20;  // of all partial Gram matrices together
+constexpr int64_t kPanelBytes = 1 << 18;      // a quarter of a common L2 cache: a panel, its product and the matrix fit
+constexpr int64_t kPairPanelBytes = 1 << 16;  // panels of pairs are read many times over: near a common L1 cache's size
+constexpr int64_t kPartialBytes = 8 << 20;    // of all partial Gram matrices together
 constexpr int64_t kMaxParts = 64;
 constexpr size_t kManyParts = 8;  // enough to keep the threads busy without splitting a part
 constexpr int64_t kBlock = 128;   // channels; below this, smaller products cost more than the upper triangle they save
@@ -304,7 +305,7 @@ class Forward {
   void accumulate_pairs(int64_t n, const Part& part, int64_t group, float* sum) const {
     const int64_t c = triangle_.channels, last = triangle_.blocks - 1 - group;
     const int64_t used = triangle_.start(last) + triangle_.size(last);
-    const int64_t most = std::max<int64_t>(kTile, kPanelBytes / (c * 2) / kTile * kTile) / 2;
+    const int64_t most = std::max<int64_t>(2 * kTile, kPairPanelBytes / (c * 4));
     const int64_t room = panel_channels(used) * most;
     const Tensor panels = buffer<float>(room * (plan_.weights ? 2 : 1));
     uint32_t* const panel = static_cast<uint32_t*>(panels.data_ptr());
@@ -471,8 +472,6 @@ struct Piece {
 // Multiplies in type P: float32 for bfloat16 features where the processor would emulate bfloat16.
 template <typename T, typename A, typename P>
 class Backward {
-  static constexpr bool kConverts = !std::is_same_v<A, P>;
-
  public:
   Backward(const Tensor& features, const MaskPlan& plan, const A* matrices, bool symmetric, const A* scales,
            const A* mean_gradient, const Tensor& gradient)
@@ -498,7 +497,9 @@ class Backward {
 
   // Passes follow each other, so that no pixel is written by two tasks at once.
   void operator()(int64_t n) {
-    if constexpr (kConverts) convert(n);
+#ifdef INTARSIA_BFLOAT16_UNIT
+    if (suits_pairs()) pack(n);
+#endif
     for (size_t pass = 0; pass < passes_.size(); ++pass) {
       const std::vector<Piece>& pieces = passes_[pass];
       run_tasks(static_cast<int64_t>(pieces.size()), [&](int64_t task) {
@@ -528,61 +529,62 @@ class Backward {
   void propagate(int64_t n, const Piece& piece, bool add) {
     const int64_t c = features_.channels, count = piece.entries.size();
     const int64_t number = n * plan_.segments() + piece.segment;
-    if constexpr (kConverts) {
-      if (direct(n, piece, add)) return;
+    if constexpr (std::is_same_v<P, Bfloat16>) {
+      if (packed_) return propagate_pairs(n, piece, add);
     }
     const Tensor panels = buffer<P>(2 * count * c);
     const Matrix<P> panel = features_.gather(n, indices(piece.entries), count, c, data<P>(panels));
     const Matrix<P> product{data<P>(panels) + count * c, c, count, panel.row_stride, panel.column_stride};
-    std::optional<Tensor> summed;
-    if constexpr (kConverts) {
-      apply(product, converted(piece.segment), panel);
-    } else {
-      A* matrix = const_cast<A*>(matrices_ + number * c * c);
-      if (!symmetric_) {
-        summed = buffer<A>(c * c);
-        add_transposed(data<A>(*summed), matrix, c);
-        matrix = data<A>(*summed);
-      }
+    A* matrix = const_cast<A*>(matrices_ + number * c * c);
+    std::optional<Tensor> summed, converted;
+    if (!symmetric_) {
+      summed = buffer<A>(c * c);
+      add_transposed(data<A>(*summed), matrix, c);
+      matrix = data<A>(*summed);
+    }
+    if constexpr (std::is_same_v<A, P>) {
       apply(product, {matrix, c, c, c, 1}, panel);
+    } else {
+      converted = buffer<P>(c * c);
+      copy_row(data<P>(*converted), matrix, c * c);
+      apply(product, {data<P>(*converted), c, c, c, 1}, panel);
     }
     scatter(n, piece, number, product.values, add);
   }
 
-  // Picture n's matrices, scaled and rounded once for all their pieces.
-  void convert(int64_t n) {
-    const int64_t c = features_.channels;
-    if (!converted_) converted_ = buffer<P>(plan_.segments() * c * c);
+  // Where the losses' own gradients are: symmetric matrices, no means. Pixels are multiplied where they lie.
+  bool suits_pairs() const {
+    return std::is_same_v<P, Bfloat16> && symmetric_ && mean_ == nullptr && features_.channels_last &&
+           features_.channels % 32 == 0 && has_bfloat16_unit();
+  }
+
+#ifdef INTARSIA_BFLOAT16_UNIT
+  // Picture n's matrices, scaled, rounded and laid out once for all their pieces.
+  void pack(int64_t n) {
+    const int64_t c = features_.channels, size = c * c / 2;
+    if (!packed_) packed_ = buffer<float>(plan_.segments() * size);
     run_tasks(plan_.segments(), [&](int64_t segment) {
       const int64_t number = n * plan_.segments() + segment;
-      const A* matrix = matrices_ + number * c * c;
-      const Tensor summed = buffer<A>(c * c);
-      if (symmetric_) {
-        scale_row(data<A>(summed), matrix, scales_[number], c * c);
-      } else {
-        add_transposed(data<A>(summed), matrix, c);
-        scale_row(data<A>(summed), data<A>(summed), scales_[number], c * c);
-      }
-      copy_row(data<P>(*converted_) + segment * c * c, data<A>(summed), c * c);
+      pack_matrix(reinterpret_cast<const float*>(matrices_) + number * c * c, c, static_cast<float>(scales_[number]),
+                  static_cast<uint32_t*>(packed_->data_ptr()) + segment * size);
     });
   }
 
-  Matrix<P> converted(int64_t segment) const {
-    const int64_t c = features_.channels;
-    return {data<P>(*converted_) + segment * c * c, c, c, c, 1};
-  }
-
-  // Pixels that lie side by side and have weight 1 are multiplied where they are, to where they go.
-  bool direct(int64_t n, const Piece& piece, bool add) const {
+  void propagate_pairs(int64_t n, const Piece& piece, bool add) {
     const int64_t c = features_.channels, count = piece.entries.size();
+    const uint32_t* matrix = static_cast<const uint32_t*>(packed_->data_ptr()) + piece.segment * c * c / 2;
+    const float* weights = plan_.weights ? data<float>(*plan_.weights) + piece.entries.begin : nullptr;
     const int32_t* pixels = indices(piece.entries);
-    if (add || mean_ != nullptr || plan_.weights || !features_.channels_last ||
-        pixels[count - 1] - pixels[0] != count - 1)
-      return false;
-    const Matrix<P> from{const_cast<P*>(features_.picture(n)) + pixels[0] * c, c, count, 1, c};
-    apply({gradient_.picture(n) + pixels[0] * c, c, count, 1, c}, converted(piece.segment), from);
-    return true;
+    const auto* from = reinterpret_cast<const Bfloat16*>(features_.picture(n));
+    auto* to = reinterpret_cast<Bfloat16*>(gradient_.picture(n));
+    for (int64_t column = 0; column < c; column += kProductColumns)
+      for (int64_t i = 0; i < count; i += kProductRows) {
+        const int64_t rows = std::min(kProductRows, count - i);
+        multiply_pixels_of(rows, std::make_integer_sequence<int, kProductRows>())(
+            from, pixels + i, weights == nullptr ? nullptr : weights + i, matrix, c, column, to, add);
+      }
   }
+#endif
 
   static void apply(const Matrix<P>& product, const Matrix<P>& symmetric, const Matrix<P>& panel) {
     // As rows lie, so that the result lies as its panel does.
@@ -595,7 +597,7 @@ class Backward {
 
   void scatter(int64_t n, const Piece& piece, int64_t number, const P* product, bool add) {
     const int64_t c = features_.channels, count = piece.entries.size();
-    const A scale = kConverts ? A(1) : scales_[number];
+    const A scale = scales_[number];
     const A* weights = plan_.weights ? data<A>(*plan_.weights) + piece.entries.begin : nullptr;
     const A* mean = mean_ == nullptr ? nullptr : mean_ + number * c;
     T* to = gradient_.picture(n);
@@ -623,7 +625,7 @@ class Backward {
   const A* scales_;
   const A* mean_;
   std::vector<std::vector<Piece>> passes_;
-  std::optional<Tensor> converted_;
+  std::optional<Tensor> packed_;
 };
 
 Tensor masked_gram_backward(const Tensor& features, const Tensor& indices, const std::optional<Tensor>& weights,
