@@ -45,27 +45,36 @@ INTARSIA_BFLOAT16_UNIT inline __m512i pair_lanes(__m256i even, __m256i odd) {
   return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
-INTARSIA_BFLOAT16_UNIT inline __m256i scaled_lanes(__m256i values, float factor) {
+// Products with a factor as the sum of two bfloat16 values: one alone would round away what its features hold.
+struct SplitLanes {
+  __m256i high, low;
+};
+
+INTARSIA_BFLOAT16_UNIT inline SplitLanes scaled_lanes(__m256i values, float factor) {
   const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
-  return (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(wide, _mm512_set1_ps(factor)));
+  const __m512 product = _mm512_mul_ps(wide, _mm512_set1_ps(factor));
+  const __m256i high = (__m256i)_mm512_cvtneps_pbh(product);
+  const __m512 rounded = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+  return {high, (__m256i)_mm512_cvtneps_pbh(_mm512_sub_ps(product, rounded))};
 }
 
-// Writes pixels `even` and `odd` (null: zeros) as the panel's pair number `pair` of `pairs`; with `weighted`, also
-// their product with a weight each.
+// Writes pixels `even` and `odd` (null: zeros) as the panel's pair number `pair` of `pairs`; with `high` and `low`,
+// also their products with a weight each, split in two.
 INTARSIA_BFLOAT16_UNIT inline void pack_pair(const Bfloat16* even, const Bfloat16* odd, int64_t channels, int64_t pair,
-                                             int64_t pairs, uint32_t* panel, const float* weights, uint32_t* weighted) {
+                                             int64_t pairs, uint32_t* panel, const float* weights, uint32_t* high,
+                                             uint32_t* low) {
   int64_t c = 0;
-  if (weighted == nullptr && odd != nullptr) {
+  if (weights == nullptr && odd != nullptr) {
     // Values 0, 32, 1, 33, ... of two registers: a lane of each pixel in turn.
-    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
-                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    const __m512i first_half = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38,
+                                                6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i second_half = _mm512_add_epi16(first_half, _mm512_set1_epi16(16));
     for (; c + 2 * kLanes <= channels; c += 2 * kLanes) {
       const __m512i first = _mm512_loadu_si512(even + c);
       const __m512i second = _mm512_loadu_si512(odd + c);
       const int64_t at = (c / kLanes * pairs + pair) * kLanes;
-      _mm512_storeu_si512(panel + at, _mm512_permutex2var_epi16(first, low, second));
-      _mm512_storeu_si512(panel + at + pairs * kLanes, _mm512_permutex2var_epi16(first, high, second));
+      _mm512_storeu_si512(panel + at, _mm512_permutex2var_epi16(first, first_half, second));
+      _mm512_storeu_si512(panel + at + pairs * kLanes, _mm512_permutex2var_epi16(first, second_half, second));
     }
   }
   for (; c < channels; c += kLanes) {
@@ -74,9 +83,11 @@ INTARSIA_BFLOAT16_UNIT inline void pack_pair(const Bfloat16* even, const Bfloat1
     const __m256i second = odd == nullptr ? _mm256_setzero_si256() : _mm256_maskz_loadu_epi16(mask, odd + c);
     const int64_t at = (c / kLanes * pairs + pair) * kLanes;
     _mm512_storeu_si512(panel + at, pair_lanes(first, second));
-    if (weighted != nullptr)
-      _mm512_storeu_si512(weighted + at, pair_lanes(scaled_lanes(first, weights[0]),
-                                                    scaled_lanes(second, odd == nullptr ? 0.0f : weights[1])));
+    if (weights == nullptr) continue;
+    const SplitLanes one = scaled_lanes(first, weights[0]);
+    const SplitLanes other = scaled_lanes(second, odd == nullptr ? 0.0f : weights[1]);
+    _mm512_storeu_si512(high + at, pair_lanes(one.high, other.high));
+    _mm512_storeu_si512(low + at, pair_lanes(one.low, other.low));
   }
 }
 

@@ -307,25 +307,26 @@ class Forward {
     const int64_t used = triangle_.start(last) + triangle_.size(last);
     const int64_t most = std::max<int64_t>(2 * kTile, kPairPanelBytes / (c * 4));
     const int64_t room = panel_channels(used) * most;
-    const Tensor panels = buffer<float>(room * (plan_.weights ? 2 : 1));
+    const Tensor panels = buffer<float>(room * (plan_.weights ? 3 : 1));
     uint32_t* const panel = static_cast<uint32_t*>(panels.data_ptr());
-    uint32_t* const weighted = plan_.weights ? panel + room : nullptr;
+    uint32_t* const high = panel + room;
+    uint32_t* const low = high + room;
     const Bfloat16* const from = features_.picture(n);
     bool add = false;
     for (const Entries& entries : part.entries) {
       for (int64_t begin = entries.begin; begin < entries.end; begin += 2 * most) {
         const int64_t count = std::min(2 * most, entries.end - begin), pairs = (count + 1) / 2;
         const int32_t* indices = data<int32_t>(plan_.indices) + begin;
-        const float* weights = weighted == nullptr ? nullptr : data<float>(*plan_.weights) + begin;
+        const float* weights = plan_.weights ? data<float>(*plan_.weights) + begin : nullptr;
         for (int64_t i = 0; i < count; i += 2) {
           const Bfloat16* odd = i + 1 < count ? from + indices[i + 1] * c : nullptr;
           pack_pair(from + indices[i] * c, odd, used, i / 2, pairs, panel, weights == nullptr ? nullptr : weights + i,
-                    weighted);
+                    high, low);
         }
         for (const int64_t i : {group, last}) {
-          const int64_t start = triangle_.start(i);
-          multiply_rows(weighted == nullptr ? panel : weighted, panel, pairs, start, start + triangle_.size(i), sum, c,
-                        add);
+          const int64_t start = triangle_.start(i), end = start + triangle_.size(i);
+          multiply_rows(weights == nullptr ? panel : high, panel, pairs, start, end, sum, c, add);
+          if (weights != nullptr) multiply_rows(low, panel, pairs, start, end, sum, c, true);
           if (group == last) break;
         }
         add = true;
