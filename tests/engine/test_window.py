@@ -27,8 +27,8 @@ Box = tuple[int, int, int, int]
 MIDDLE: Box = (68, 92, 100, 130)
 CORNER: Box = (0, 24, 0, 30)
 EDGE: Box = (60, 90, 200, 224)
-STYLE_TOLERANCE = 1e-3
-GRADIENT_TOLERANCE = 2e-3
+STYLE_TOLERANCE = 0.02
+GRADIENT_TOLERANCE = 0.03
 """What the margin leaves of the difference (docs/methods.md)."""
 OTHER: Box = (136, 160, 100, 200)
 """Of segment 2, whose pixels lie in some windows of segment 1 and not in others."""

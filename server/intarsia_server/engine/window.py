@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-MARGIN = 64
+MARGIN = 48
 """Pixels to each side of a segment's bounding box; what is farther away does not show in it (docs/methods.md)."""
 
 GRID = 16
