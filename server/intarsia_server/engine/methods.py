@@ -105,6 +105,7 @@ class Stage:
         scope: only this segment's pixels enter the composite; None: all.
         capped: each style's gradient reaches only its own segment's pixels.
         half: works at half the output's size, where strokes twice as large are within the encoder's reach.
+        windowed: works on the window of its scope, because nothing farther away is in its objective but content.
     """
 
     name: str
@@ -114,10 +115,11 @@ class Stage:
     scope: int | None = None
     capped: bool = False
     half: bool = False
+    windowed: bool = False
 
     @property
     def cost(self) -> float:
-        """In steps at the output's size."""
+        """In steps at the output's size, for the whole picture."""
         return self.steps / 4 if self.half else self.steps
 
 
@@ -249,6 +251,7 @@ def _transfers(
                 losses=_present((content, style)),
                 start=StageStart.FIRST,
                 scope=index,
+                windowed=style.masked,
             )
         )
     return result

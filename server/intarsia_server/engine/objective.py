@@ -33,6 +33,7 @@ from intarsia_server.engine.methods import Content, LossSpec, Style, Surrogate, 
 from intarsia_server.engine.optimizers import Evaluation
 from intarsia_server.engine.palette import Palette, barycentre, palette, transport
 from intarsia_server.engine.request import Segment
+from intarsia_server.engine.window import Window
 from intarsia_server.ops import MAX_SEGMENTS, build_plan, masked_gram
 
 MIN_MASS = 1.0
@@ -126,16 +127,26 @@ class ObjectiveBuilder:
         working = torch.promote_types(self._encoder.precision, torch.float32)
         return normalise(tensor.permute(2, 0, 1)[None].to(working) / 255).contiguous()
 
-    def build(self, specs: Sequence[LossSpec], *, capped: bool) -> Objective:
-        """The objective of a stage."""
+    def build(self, specs: Sequence[LossSpec], *, capped: bool, window: Window | None = None) -> Objective:
+        """The objective of a stage.
+
+        Args:
+            specs: its losses.
+            capped: whether each style's gradient reaches only its own segment's pixels.
+            window: the part of the picture that the objective is of, with the weights that it has in the whole
+                picture; only for content and masked styles, whose masks have to lie in it.
+        """
         losses: list[tuple[Loss, int | None]] = []
         for spec in specs:
             if capped and isinstance(spec, Style):
-                losses += [(self._loss(replace(spec, segments=(index,))), index) for index in spec.segments]
+                losses += [(self._loss(replace(spec, segments=(index,)), window), index) for index in spec.segments]
             else:
-                losses.append((self._loss(spec), None))
+                losses.append((self._loss(spec, window), None))
         free = self.free if len(self._styled) < len(self._segments) else None
-        return Objective(self._encoder, losses, free=free, caps=self.masks if capped else None)
+        caps = self.masks if capped else None
+        if window is not None:
+            free, caps = (None if part is None else window.crop(part) for part in (free, caps))
+        return Objective(self._encoder, losses, free=free, caps=caps)
 
     def recolour(self, image: Tensor, specs: Sequence[LossSpec]) -> Tensor:
         """The image in the palettes of the styles that `specs` ask for, each where it applies.
@@ -198,18 +209,19 @@ class ObjectiveBuilder:
         moved = transport(image[0].flatten(1).T, self._palette(index), self._middle, strength=harmony)
         return moved.T.reshape(image.shape).contiguous()
 
-    def _loss(self, spec: LossSpec) -> Loss:
+    def _loss(self, spec: LossSpec, window: Window | None) -> Loss:
+        local = isinstance(spec, Content) or (isinstance(spec, Style) and spec.masked)
+        if window is not None and not local:
+            raise ValueError(f"{spec} is of the whole picture")
         match spec:
             case Content(weight=weight):
-                target = self._features(self.content, {CONTENT_LAYER})[CONTENT_LAYER]
-                factors = [segment.content_weight for segment in self._segments]
-                return self._feature_loss("content", CONTENT_LAYER, target, weight, factors)
+                return self._content_loss(weight, window)
             case Surrogate(weight=weight):
                 target = self._features(self._surrogate(), {SURROGATE_LAYER})[SURROGATE_LAYER]
                 factors = [segment.style_weight for segment in self._segments]
                 return self._feature_loss("surrogate", SURROGATE_LAYER, target, weight, factors)
             case Style():
-                return self._segment_style_loss(spec)
+                return self._segment_style_loss(spec, window)
             case SurrogateStyle(weight=weight):
                 grams = self._grams(self._features(self._surrogate(), STYLE_LAYERS), self._whole())
                 return self._style_loss((None,), self._whole(), [grams], [weight])
@@ -219,7 +231,27 @@ class ObjectiveBuilder:
                 border = border_map(self._inputs.labels, radius).to(self.content)
                 return TotalVariationLoss(weight=weight, border=border, product=self._paper)
 
-    def _segment_style_loss(self, spec: Style) -> StyleLoss:
+    def _content_loss(self, weight: float, window: Window | None) -> FeatureLoss:
+        factors = [segment.content_weight for segment in self._segments]
+        image = self.content if window is None else window.crop(self.content)
+        target = self._features(image, {CONTENT_LAYER})[CONTENT_LAYER]
+        if window is None:
+            return self._feature_loss("content", CONTENT_LAYER, target, weight, factors)
+        variance, count = self._content_statistics
+        weight *= target.numel() / count
+        masks = window.crop(self.masks)
+        return self._feature_loss("content", CONTENT_LAYER, target, weight, factors, masks=masks, variance=variance)
+
+    @cached_property
+    def _content_statistics(self) -> tuple[float, int]:
+        """Variance and number of the whole content image's features."""
+        features = self._features(self.content, {CONTENT_LAYER})[CONTENT_LAYER]
+        return self._variance(features), features.numel()
+
+    def _variance(self, features: Tensor) -> float:
+        return float(features.to(self.content.dtype).var())
+
+    def _segment_style_loss(self, spec: Style, window: Window | None) -> StyleLoss:
         """Every segment against its style, and every band between two segments against the middle of theirs."""
         masks = self._soft_masks(spec.segments, spec.feather) if spec.masked else self._whole()
         targets = [self._style_grams(index, spec.harmony) for index in spec.segments]
@@ -234,21 +266,31 @@ class ObjectiveBuilder:
             factors.append(spec.band_weight * (factors[one] + factors[other]) / 2)
             targets.append({layer: (targets[one][layer] + targets[other][layer]) / 2 for layer in targets[one]})
         masks = torch.cat([masks, *(overlap[None] for overlap in overlaps.values())])
-        return self._style_loss(spec.segments, masks, targets, factors)
+        return self._style_loss(spec.segments, masks, targets, factors, window)
 
     def _whole(self) -> Tensor:
         """One mask [1, H, W] of all that may change."""
         return self.free[None]
 
     def _feature_loss(
-        self, name: str, layer: str, target: Tensor, weight: float, factors: Sequence[float]
+        self,
+        name: str,
+        layer: str,
+        target: Tensor,
+        weight: float,
+        factors: Sequence[float],
+        *,
+        masks: Tensor | None = None,
+        variance: float | None = None,
     ) -> FeatureLoss:
+        """Of the whole picture, or of a part with the masks there and the whole picture's variance."""
         pixel_weight = None
         if any(factor != 1 for factor in factors):
-            pooled = pool_masks(self.masks, layer)
+            pooled = pool_masks(self.masks if masks is None else masks, layer)
             pixel_weight = torch.einsum("rhw,r->hw", pooled, pooled.new_tensor(factors))
         # A flat target (a plain grey picture) has no variance to measure against; the floor keeps the loss finite.
-        scale = 1.0 if self._paper else max(float(target.to(self.content.dtype).var()), 1e-6)
+        variance = self._variance(target) if variance is None else variance
+        scale = 1.0 if self._paper else max(variance, 1e-6)
         return FeatureLoss(name=name, layer=layer, target=target, weight=weight, scale=scale, pixel_weight=pixel_weight)
 
     def _style_loss(
@@ -257,9 +299,12 @@ class ObjectiveBuilder:
         masks: Tensor,
         grams: Sequence[Mapping[str, Tensor]],
         factors: Sequence[float],
+        window: Window | None = None,
     ) -> StyleLoss:
         """Style loss of R masks [R, H, W] against R sets of mean Gram matrices, in either normalisation."""
         share = masks.mean(dim=(1, 2))
+        if window is not None:
+            masks = window.crop(masks)
         factor = share.new_tensor(factors)
         targets: dict[str, StyleTarget] = {}
         for layer, layer_weight in STYLE_LAYERS.items():

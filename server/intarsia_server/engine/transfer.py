@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -37,6 +37,7 @@ from intarsia_server.engine.request import (
     Until,
 )
 from intarsia_server.engine.weights import EMBEDDED
+from intarsia_server.engine.window import Window, window_around
 
 _PAPER_ON_EMBEDDED = (
     "the publication's weights were tuned on torchvision's encoder; the embedded one's features are 20 to 200 times "
@@ -70,20 +71,21 @@ def transfer(
     rooms = _Rooms(request, inputs, encoder_for(request, encoder), cancelled)
     plan = stages(request.parameters, inputs.styled, paper=request.paper, size=rooms.full.size)
     first = composite = rooms.full.start
-    total_cost = sum(stage.cost for stage in plan)
+    total_cost = sum(rooms.cost(stage) for stage in plan)
     done = 0.0
     for index, stage in enumerate(plan):
         yield StageStarted(stage.name, index, len(plan), stage.steps)
-        room = rooms.half if stage.half else rooms.full
+        room = rooms.of(stage)
         start = {StageStart.JOB: room.start, StageStart.FIRST: first, StageStart.COMPOSITE: composite}[stage.start]
         if request.optimization.start is Start.PALETTE and stage.start is not StageStart.COMPOSITE:
             start = room.builder.recolour(start, stage.losses)
-        optimizer = _optimizer(request, start)
+        optimizer = _optimizer(request, start if room.window is None else room.window.crop(start))
         scope = None if stage.scope is None else torch.from_numpy(inputs.labels == stage.scope).to(composite.device)
-        shown = partial(rooms.shown, scope=scope, onto=composite)
+        shown = partial(rooms.shown, window=room.window, scope=scope, onto=composite)
         convergence = Convergence() if request.optimization.until is Until.CONVERGED else None
-        yield from _run_stage(stage, room.builder, optimizer, convergence, shown, (done, total_cost), cancelled)
-        done += stage.cost
+        cost = rooms.cost(stage)
+        yield from _run_stage(stage, room, optimizer, convergence, shown, (done, cost, total_cost), cancelled)
+        done += cost
         if index == 0:
             first = shown(optimizer.image)
         composite = shown(optimizer.image)
@@ -147,21 +149,22 @@ def _describe_segmentation(source: Segmentation) -> dict[str, object]:
 
 def _run_stage(
     stage: Stage,
-    builder: ObjectiveBuilder,
+    room: _Room,
     optimizer: StepOptimizer,
     convergence: Convergence | None,
     shown: Callable[[Tensor], Tensor],
-    progress: tuple[float, float],
+    progress: tuple[float, float, float],
     cancelled: Cancelled,
 ) -> Generator[TransferEvent, None, None]:
     began = time.perf_counter()
     poll(cancelled)
-    objective = builder.build(stage.losses, capped=stage.capped)
+    objective = room.builder.build(stage.losses, capped=stage.capped, window=room.window)
+    warnings = room.builder.warnings
     if stage.half:
-        builder.warnings.clear()  # the stage at full size that follows says what is true of the result
-    while builder.warnings:
-        yield TransferWarning(*builder.warnings.pop(0))
-    done, total_cost = progress
+        warnings.clear()  # the stage at full size that follows says what is true of the result
+    while warnings:
+        yield TransferWarning(*warnings.pop(0))
+    done, cost, total_cost = progress
     for step in range(1, stage.steps + 1):
         poll(cancelled)
         evaluation = optimizer.step(objective)
@@ -177,7 +180,7 @@ def _run_stage(
             steps=stage.steps,
             losses=evaluation.losses,
             total=evaluation.total,
-            fraction=(done + stage.cost * share) / total_cost,
+            fraction=(done + cost * share) / total_cost,
             image=lambda: _pixels(shown(optimizer.image)),
             converged=converged,
         )
@@ -188,21 +191,23 @@ def _run_stage(
 
 @dataclass(frozen=True)
 class _Room:
-    """A size that stages work at.
+    """Where stages work: a size, and there the whole picture or a part of it.
 
     Attributes:
-        size: (width, height) in pixels.
+        size: (width, height) of the whole picture in pixels.
         builder: of that size's objectives.
-        start: what a job starts from [1, 3, H, W].
+        start: what a job starts from [1, 3, H, W], the whole of it.
+        window: the part; None: the whole picture.
     """
 
     size: tuple[int, int]
     builder: ObjectiveBuilder
     start: Tensor
+    window: Window | None = None
 
 
 class _Rooms:
-    """The sizes that a job's stages work at: the output's, and half of it for those that ask for it."""
+    """Where a job's stages work: at the output's size, or at half of it or in a window for those that ask for it."""
 
     def __init__(self, request: TransferRequest, inputs: Inputs, encoder: Encoder, cancelled: Cancelled) -> None:
         self._request = request
@@ -216,12 +221,31 @@ class _Rooms:
         """Made when a stage first asks for it."""
         return self._room(at_half_size(self._inputs, self._request.segments))
 
-    def shown(self, image: Tensor, *, scope: Tensor | None, onto: Tensor) -> Tensor:
+    def of(self, stage: Stage) -> _Room:
+        """Where a stage works."""
+        if stage.half:
+            return self.half
+        return replace(self.full, window=self._window(stage))
+
+    def cost(self, stage: Stage) -> float:
+        """Of a stage, in steps with the whole picture at the output's size."""
+        window = self._window(stage)
+        return stage.cost if window is None else stage.cost * window.share
+
+    def shown(self, image: Tensor, *, window: Window | None, scope: Tensor | None, onto: Tensor) -> Tensor:
         """The composite as a stage leaves it: its image at full size, but only where its scope [H, W] lies."""
-        if image.shape != onto.shape:
+        if window is not None:
+            image = window.paste(image, onto)
+        elif image.shape != onto.shape:
             larger = torch.nn.functional.interpolate(image, onto.shape[2:], mode="bicubic", align_corners=False)
             image = torch.where(self.full.builder.free > 0, larger, onto)
         return image if scope is None else torch.where(scope, image, onto)
+
+    def _window(self, stage: Stage) -> Window | None:
+        if not stage.windowed:
+            return None
+        assert stage.scope is not None
+        return window_around(self.full.builder.masks[stage.scope])
 
     def _room(self, inputs: Inputs) -> _Room:
         request = self._request

@@ -1,0 +1,66 @@
+"""The part of a picture that a segment's own stage works on: the segment, and what reaches into its features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+MARGIN = 48
+"""Pixels to each side of a segment's bounding box; what is farther away does not show in it (docs/methods.md)."""
+
+GRID = 16
+"""A window starts and ends on multiples of it: pooled four times, its cells are the picture's own."""
+
+WHOLE = 0.9
+"""A window of more than this share of the picture saves too little; the stage then takes the whole picture."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of a picture.
+
+    Attributes:
+        top, bottom, left, right: in pixels, each a multiple of `GRID` or at the picture's edge.
+        share: of the picture's area, 0 to 1.
+    """
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    share: float
+
+    def crop(self, picture: Tensor) -> Tensor:
+        """The part [..., H', W'] of something of the picture's size [..., H, W]."""
+        return picture[..., self.top : self.bottom, self.left : self.right].contiguous()
+
+    def paste(self, part: Tensor, onto: Tensor) -> Tensor:
+        """A copy of the picture [..., H, W] with another part [..., H', W']."""
+        whole = onto.clone()
+        whole[..., self.top : self.bottom, self.left : self.right] = part
+        return whole
+
+
+def window_around(mask: Tensor) -> Window | None:
+    """The window of a segment.
+
+    Args:
+        mask: [H, W], above 0 in the segment, which has some pixel.
+
+    Returns:
+        Its bounding box with `MARGIN`; None: that is nearly the whole picture.
+    """
+    height, width = mask.shape
+    top, bottom = _around((mask > 0).any(dim=1), height)
+    left, right = _around((mask > 0).any(dim=0), width)
+    share = (bottom - top) * (right - left) / (height * width)
+    return None if share > WHOLE else Window(top, bottom, left, right, share)
+
+
+def _around(occupied: Tensor, side: int) -> tuple[int, int]:
+    """First and last pixel (exclusive) along a side whose pixels [side] are occupied or not."""
+    first, *_, last = occupied.nonzero().flatten().tolist() * 2
+    start = (first - MARGIN) // GRID * GRID
+    end = -(-(last + 1 + MARGIN) // GRID) * GRID
+    return max(0, start), min(side, end)
