@@ -108,8 +108,25 @@ def test_events_file(serve: Serve, pictures: Path) -> None:
     assert "image" not in header
     assert chunk["offset"] == 0
     assert "data" not in chunk
-    summary = events[-1]["stages"]
-    assert summary == [{"stage": "masked gram", "steps": 2, "runTime": "3s", "finalLosses": [], "finalTotalLoss": 0.0}]
+    (summary,) = events[-1]["stages"]
+    assert (summary["stage"], summary["steps"], summary["runTime"]) == ("masked gram", 2, "3s")
+    assert (summary["finalLosses"], summary["finalTotalLoss"]) == ([], 0.0)
+    assert (summary["targets"], summary["cachedTargets"]) == (0, 0)
+
+
+def test_targets_from_the_cache_are_told(serve: Serve, pictures: Path) -> None:
+    def script(request: pb.StylizeRequest, context: grpc.ServicerContext) -> Iterator[Message]:
+        *others, end = good_job(request, context)
+        assert isinstance(end, pb.CompletedEvent)
+        end.stages[0].targets, end.stages[0].cached_targets = 3, 2
+        end.stages.add(stage="smoothing", targets=1, cached_targets=1)
+        yield from (*others, end)
+
+    done = stylize(serve(script), "-o", "out.png", "--events", "events.jsonl")
+    assert done.stderr.endswith("done in 3.0 s; 3 of 4 style targets from the cache\n")
+    stages = read_events((pictures / "events.jsonl").read_text())[-1]["stages"]
+    assert [(stage["targets"], stage["cachedTargets"]) for stage in stages] == [(3, 2), (1, 1)]
+    assert stylize(serve(good_job), "-o", "out.png").stderr.endswith("done in 3.0 s\n")
 
 
 def test_numbers_that_json_has_not(serve: Serve, pictures: Path) -> None:

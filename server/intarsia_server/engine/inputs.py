@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,56 +16,13 @@ from intarsia_server.engine.label_finder import NO_TOOLS, Tools
 from intarsia_server.engine.request import Segment, Start, TransferRequest
 from intarsia_server.engine.segment_finder import SegmentFinder
 from intarsia_server.engine.segmentation import LabelMap
+from intarsia_server.engine.style_images import Cover, OwnProportions, StyleImages, style_size
 
 MIN_SIDE = 32
 """The encoder's reach: a shorter side leaves fewer than two pixels at relu5_1."""
 
 DEFAULT_SIZE = 600
 """Longer side that a larger content image is brought to unless the request says otherwise."""
-
-
-class StyleImages(Sequence[Pixels | None]):
-    """One style image per segment, None for a kept one; each is decoded when asked for, and none is held.
-
-    Hundreds of segments may each bring a style of the output's size: only one at a time has to fit into memory.
-    """
-
-    def __init__(
-        self, segments: Sequence[Segment], shape: Callable[[Pixels, Segment], Pixels], max_pixels: int
-    ) -> None:
-        self._segments = segments
-        self._shape = shape
-        self._max_pixels = max_pixels
-        first: dict[tuple[bytes | None, float], int] = {}
-        self._first = [
-            first.setdefault((segment.style, segment.style_scale), index) for index, segment in enumerate(segments)
-        ]
-
-    def first_like(self, index: int) -> int:
-        """The first segment with the same bytes at the same scale, so that one pass over them serves all of these."""
-        return self._first[index]
-
-    def then(self, shape: Callable[[Pixels], Pixels]) -> StyleImages:
-        """The same images, each reshaped once more."""
-        return StyleImages(
-            self._segments, lambda pixels, segment: shape(self._shape(pixels, segment)), self._max_pixels
-        )
-
-    def __len__(self) -> int:
-        return len(self._segments)
-
-    @overload
-    def __getitem__(self, index: int) -> Pixels | None: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Pixels | None]: ...
-    def __getitem__(self, index: int | slice) -> Pixels | Sequence[Pixels | None] | None:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        segment = self._segments[index]
-        if segment.style is None:
-            return None
-        decoded = decode_rgb(segment.style, f"segments[{index}].style.data", max_pixels=self._max_pixels)
-        return self._shape(decoded.pixels, segment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +100,8 @@ def decode_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = N
         labels=found.labels,
         masks=found.masks,
         styled=found.styled,
-        styles=StyleImages(
-            request.segments,
-            lambda pixels, segment: resize(pixels, *style_size(pixels, segment, width, height)),
-            max_pixels,
-        ),
-        covers=StyleImages(request.segments, lambda pixels, _: cover(pixels, width, height), max_pixels),
+        styles=StyleImages(request.segments, OwnProportions(width, height), max_pixels),
+        covers=StyleImages(request.segments, Cover(width, height), max_pixels),
         start=start,
         warnings=(*dict.fromkeys(decode.warnings), *found.warnings),
     )
@@ -225,13 +176,6 @@ def check_styles(segments: Sequence[Segment], width: int, height: int, decode: D
         # At scale 1 the style is as large as the output, give or take the rounding.
         if segment.style_scale > 1 and style_width * style_height > decode.max_pixels:
             raise InvalidInputError(f"{field}_scale", f"{size}, more than the limit of {decode.max_pixels}")
-
-
-def style_size(style: Pixels, segment: Segment, width: int, height: int) -> tuple[int, int]:
-    """(width, height) that gives a style image the output's number of pixels, times `style_scale` squared."""
-    style_height, style_width = style.shape[:2]
-    scale = segment.style_scale * math.sqrt(width * height / (style_width * style_height))
-    return max(1, round(style_width * scale)), max(1, round(style_height * scale))
 
 
 def output_size(content: Pixels, size: int | None, *, max_pixels: int) -> tuple[int, int]:

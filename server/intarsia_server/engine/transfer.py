@@ -34,6 +34,7 @@ from intarsia_server.engine.request import (
     Start,
     TransferRequest,
 )
+from intarsia_server.engine.target_cache import JobTargets, TargetCache
 from intarsia_server.engine.weights import EMBEDDED
 
 _PAPER_ON_EMBEDDED = (
@@ -43,7 +44,12 @@ _PAPER_ON_EMBEDDED = (
 
 
 def transfer(
-    request: TransferRequest, inputs: Inputs, encoder: Encoder, *, cancelled: Cancelled
+    request: TransferRequest,
+    inputs: Inputs,
+    encoder: Encoder,
+    *,
+    cancelled: Cancelled,
+    targets: TargetCache | None = None,
 ) -> Generator[TransferEvent, None, Pixels]:
     """Runs the request's method.
 
@@ -52,6 +58,7 @@ def transfer(
         inputs: its decoded pictures.
         encoder: already in the wanted precision.
         cancelled: polled before each step and each pass over a style image.
+        targets: what earlier jobs have computed of style images, and where this one leaves what it computes.
 
     Yields:
         Warnings, and for each stage its start, every step and its end.
@@ -65,7 +72,7 @@ def transfer(
     yield from (TransferWarning(*warning) for warning in inputs.warnings)
     if request.paper and request.encoder == EMBEDDED:
         yield TransferWarning("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
-    rooms = _Rooms(request, inputs, encoder, cancelled)
+    rooms = _Rooms(request, inputs, encoder, cancelled, JobTargets(targets))
     plan = stages(request.parameters, inputs.styled, paper=request.paper, size=rooms.full.size)
     first = composite = rooms.full.start
     total_cost = sum(stage.cost for stage in plan)
@@ -109,7 +116,7 @@ def describe(request: TransferRequest, versions: dict[str, str]) -> dict[str, st
         "segments": [
             {
                 "labels": segment.labels,
-                "style_sha256": _sha256(segment.style),
+                "style_sha256": segment.style_sha256,
                 "style_weight": segment.style_weight,
                 "style_scale": segment.style_scale,
                 "content_weight": segment.content_weight,
@@ -146,7 +153,9 @@ def _run_stage(
 ) -> Generator[TransferEvent, None, None]:
     began = time.perf_counter()
     poll(cancelled)
+    before = builder.targets.counts
     objective = builder.build(stage.losses, capped=stage.capped)
+    targets = builder.targets.counts - before
     if stage.half:
         builder.warnings.clear()  # the stage at full size that follows says what is true of the result
     while builder.warnings:
@@ -167,7 +176,15 @@ def _run_stage(
             fraction=(done + stage.cost * step / stage.steps) / total_cost,
             image=lambda: _pixels(shown(optimizer.image)),
         )
-    yield StageDone(stage.name, stage.steps, time.perf_counter() - began, evaluation.losses, evaluation.total)
+    yield StageDone(
+        stage=stage.name,
+        steps=stage.steps,
+        seconds=time.perf_counter() - began,
+        losses=evaluation.losses,
+        total=evaluation.total,
+        targets=targets.total,
+        cached_targets=targets.cached,
+    )
 
 
 @dataclass(frozen=True)
@@ -188,11 +205,19 @@ class _Room:
 class _Rooms:
     """The sizes that a job's stages work at: the output's, and half of it for those that ask for it."""
 
-    def __init__(self, request: TransferRequest, inputs: Inputs, encoder: Encoder, cancelled: Cancelled) -> None:
+    def __init__(
+        self,
+        request: TransferRequest,
+        inputs: Inputs,
+        encoder: Encoder,
+        cancelled: Cancelled,
+        targets: JobTargets,
+    ) -> None:
         self._request = request
         self._inputs = inputs
         self._encoder = encoder
         self._cancelled = cancelled
+        self._targets = targets
         self.full = self._room(inputs)
 
     @cached_property
@@ -210,7 +235,12 @@ class _Rooms:
     def _room(self, inputs: Inputs) -> _Room:
         request = self._request
         builder = ObjectiveBuilder(
-            self._encoder, inputs, request.segments, paper=request.paper, cancelled=self._cancelled
+            self._encoder,
+            inputs,
+            request.segments,
+            paper=request.paper,
+            cancelled=self._cancelled,
+            targets=self._targets,
         )
         height, width = inputs.labels.shape
         return _Room((width, height), builder, _start_image(request, inputs, builder))

@@ -34,6 +34,7 @@ from intarsia_server.engine.request import (
     TransferRequest,
     Work,
 )
+from intarsia_server.engine.target_cache import TargetCache
 from intarsia_server.engine.transfer import describe, transfer
 from intarsia_server.engine.weights import load_weights
 from intarsia_server.executors.base import (
@@ -101,9 +102,11 @@ class _Worker:
     _device: torch.device = field(init=False)
     _classifier: Classifier = field(init=False)
     _encoders: dict[tuple[str, Precision], Encoder] = field(init=False, default_factory=dict)
+    _targets: TargetCache = field(init=False)
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.config.device)
+        self._targets = TargetCache(self.config.target_cache_bytes)
         if self._device.type == "cpu":
             torch.set_num_threads(self.config.threads)
         self._classifier = Classifier(
@@ -165,7 +168,7 @@ class _Worker:
         encoder = self._encoder(request.encoder, precision)
         pace = _Pace()
         stages: list[StageDone] = []
-        steps = transfer(request, inputs, encoder, cancelled=cancelled)
+        steps = transfer(request, inputs, encoder, cancelled=cancelled, targets=self._targets)
         while True:
             try:
                 event = next(steps)

@@ -156,6 +156,8 @@ def _summary(stage: StageDone) -> pb.StageSummary:
         run_time=_duration(stage.seconds),
         final_losses=_losses(stage.losses),
         final_total_loss=stage.total,
+        targets=stage.targets,
+        cached_targets=stage.cached_targets,
     )
 
 
