@@ -12,6 +12,7 @@ from intarsia_server.engine.cancel import Cancelled, never, poll
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.images import Pixels, cover, decode_rgb, fit_longer_side, resize
+from intarsia_server.engine.known_pictures import KnownPictures
 from intarsia_server.engine.label_finder import NO_TOOLS, Tools
 from intarsia_server.engine.request import Segment, Start, TransferRequest
 from intarsia_server.engine.segment_finder import SegmentFinder
@@ -51,12 +52,14 @@ class Inputs:
 
 
 def check_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO_TOOLS) -> tuple[int, int]:
-    """Decodes every picture of a request once, one after another, keeps none, and refuses what cannot be worked on.
+    """Decodes the pictures of a request once, one after another, keeps none, and refuses what cannot be worked on.
+
+    A style image that is known is not decoded.
 
     Args:
         request: with all values resolved.
         max_pixels: largest picture to decode, and largest output.
-        tools: of them only `cancelled` is used.
+        tools: of them only `cancelled` and `known` are used.
 
     Returns:
         (width, height) of the result.
@@ -65,7 +68,7 @@ def check_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO
         InvalidInputError: whatever is wrong with them, with the field's path.
         CancelledError: as the tools say.
     """
-    decode = Decoder(max_pixels, tools.cancelled)
+    decode = Decoder(max_pixels, tools.cancelled, tools.known)
     content = _content(request, decode)
     width, height = output_size(content, request.output.size, max_pixels=max_pixels)
     SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels).check((width, height), tools)
@@ -85,7 +88,7 @@ def decode_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = N
         InvalidInputError: as `check_inputs`, and for what only shows once the segments have been found.
         WeightsUnavailableError, CancelledError: as the tools say.
     """
-    decode = Decoder(max_pixels, tools.cancelled)
+    decode = Decoder(max_pixels, tools.cancelled, tools.known)
     content = _content(request, decode)
     width, height = output_size(content, request.output.size, max_pixels=max_pixels)
     finder = SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels)
@@ -113,9 +116,10 @@ _START_FIELD = "optimization.start_image.data"
 class Decoder:
     """`decode_rgb` with one limit, gathering the warnings; `cancelled` is polled before each picture."""
 
-    def __init__(self, max_pixels: int, cancelled: Cancelled = never) -> None:
+    def __init__(self, max_pixels: int, cancelled: Cancelled = never, known: KnownPictures | None = None) -> None:
         self.max_pixels = max_pixels
         self._cancelled = cancelled
+        self._known = known
         self.warnings: list[tuple[str, str]] = []
 
     def __call__(self, data: bytes, field: str) -> Pixels:
@@ -130,6 +134,22 @@ class Decoder:
         if decoded.warning:
             self.warnings.append(("colour_profile_ignored", decoded.warning))
         return decoded.pixels
+
+    def size(self, data: bytes, sha256: str, field: str) -> tuple[int, int]:
+        """(width, height) of a picture that can be decoded; one that is known is not decoded again.
+
+        Raises:
+            InvalidInputError, CancelledError: as when it is called.
+        """
+        known = None if self._known is None else self._known.get(sha256)
+        if known is not None and known[0] * known[1] <= self.max_pixels:
+            return known
+        warned = len(self.warnings)
+        height, width = self(data, field).shape[:2]
+        # A warning belongs to every job that brings the picture.
+        if self._known is not None and len(self.warnings) == warned:
+            self._known.add(sha256, (width, height))
+        return width, height
 
 
 def _content(request: TransferRequest, decode: Decoder) -> Pixels:
@@ -158,18 +178,18 @@ def _check_others(request: TransferRequest, size: tuple[int, int], decode: Decod
 
 
 def check_styles(segments: Sequence[Segment], width: int, height: int, decode: Decoder) -> None:
-    """Decodes every style image once and refuses those that cannot serve a picture of that size.
+    """Decodes every style image that is not known, and refuses those that cannot serve a picture of that size.
 
     Raises:
         InvalidInputError: with the field's path.
     """
     for index, segment in enumerate(segments):
-        if segment.style is None:
+        if segment.style is None or segment.style_sha256 is None:
             continue
         field = f"segments[{index}].style"
-        style = decode(segment.style, f"{field}.data")
-        check_side(style, f"{field}.data")
-        style_width, style_height = style_size(style, segment, width, height)
+        own = decode.size(segment.style, segment.style_sha256, f"{field}.data")
+        _check_side(*own, f"{field}.data")
+        style_width, style_height = style_size(own, segment, width, height)
         size = f"makes the style image {style_width}x{style_height} pixels"
         if min(style_width, style_height) < MIN_SIDE:
             raise InvalidInputError(f"{field}_scale", f"{size}; both sides need {MIN_SIDE}")
@@ -201,6 +221,10 @@ def output_size(content: Pixels, size: int | None, *, max_pixels: int) -> tuple[
 def check_side(pixels: Pixels, field: str) -> None:
     """Raises InvalidInputError when the encoder's reach is longer than a side."""
     height, width = pixels.shape[:2]
+    _check_side(width, height, field)
+
+
+def _check_side(width: int, height: int, field: str) -> None:
     if min(width, height) < MIN_SIDE:
         raise InvalidInputError(
             field, f"is {width}x{height} pixels; the encoder's reach needs {MIN_SIDE} on both sides"

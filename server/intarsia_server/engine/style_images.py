@@ -28,7 +28,8 @@ class OwnProportions:
 
     def __call__(self, pixels: Pixels, segment: Segment) -> Pixels:
         """The style image of a segment, reshaped."""
-        return resize(pixels, *style_size(pixels, segment, self.width, self.height))
+        height, width = pixels.shape[:2]
+        return resize(pixels, *style_size((width, height), segment, self.width, self.height))
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ class StyleImages(Sequence[Pixels | None]):
         return self._shape(decoded.pixels, segment)
 
 
-def style_size(style: Pixels, segment: Segment, width: int, height: int) -> tuple[int, int]:
-    """(width, height) that gives a style image the output's number of pixels, times `style_scale` squared."""
-    style_height, style_width = style.shape[:2]
+def style_size(size: tuple[int, int], segment: Segment, width: int, height: int) -> tuple[int, int]:
+    """(width, height) that gives a style image of a size the output's number of pixels, times `style_scale` squared."""
+    style_width, style_height = size
     scale = segment.style_scale * math.sqrt(width * height / (style_width * style_height))
     return max(1, round(style_width * scale)), max(1, round(style_height * scale))

@@ -59,7 +59,7 @@ def decode_evaluation_inputs(
     Raises:
         InvalidInputError, CancelledError: as `check_evaluation_inputs`.
     """
-    decode = Decoder(max_pixels, tools.cancelled)
+    decode = Decoder(max_pixels, tools.cancelled, tools.known)
     content = decode(request.content, _CONTENT_FIELD)
     check_side(content, _CONTENT_FIELD)
     finder = SegmentFinder(LabelMapSource(request.label_map), request.segments, content, max_pixels=max_pixels)
