@@ -34,7 +34,7 @@ class Result:
         queued_time: How long the job waited.
         run_time: How long it ran.
         warnings: What the job had to work around.
-        stages: Steps, time and final losses of each stage.
+        stages: Steps, time, final losses and cached targets of each stage.
     """
 
     image: bytes = field(repr=False)

@@ -131,6 +131,7 @@ def _worker_configs(settings: Settings) -> list[WorkerConfig]:
             segmentation_files=settings.segmentation_files,
             allow_download=settings.allow_download,
             max_pixels=settings.max_pixels,
+            target_cache_bytes=settings.target_cache_mib * 2**20,
             log_level=settings.log_level,
         )
         for device in settings.devices or _default_devices()

@@ -112,8 +112,23 @@ def test_events_file(serve: Serve, pictures: Path) -> None:
     assert chunk["offset"] == 0
     assert "data" not in chunk
     summary = events[-1]["stages"]
-    none = {"finalLosses": [], "finalTotalLoss": 0.0, "converged": False}
+    none = {"finalLosses": [], "finalTotalLoss": 0.0, "converged": False, "targets": 0, "cachedTargets": 0}
     assert summary == [{"stage": "masked gram", "steps": 2, "runTime": "3s", **none}]
+
+
+def test_targets_from_the_cache_are_told(serve: Serve, pictures: Path) -> None:
+    def script(request: pb.StylizeRequest, context: grpc.ServicerContext) -> Iterator[Message]:
+        *others, end = good_job(request, context)
+        assert isinstance(end, pb.CompletedEvent)
+        end.stages[0].targets, end.stages[0].cached_targets = 3, 2
+        end.stages.add(stage="smoothing", targets=1, cached_targets=1)
+        yield from (*others, end)
+
+    done = stylize(serve(script), "-o", "out.png", "--events", "events.jsonl")
+    assert done.stderr.endswith("done in 3.0 s; 3 of 4 style targets from the cache\n")
+    stages = read_events((pictures / "events.jsonl").read_text())[-1]["stages"]
+    assert [(stage["targets"], stage["cachedTargets"]) for stage in stages] == [(3, 2), (1, 1)]
+    assert stylize(serve(good_job), "-o", "out.png").stderr.endswith("done in 3.0 s\n")
 
 
 def test_numbers_that_json_has_not(serve: Serve, pictures: Path) -> None:

@@ -123,5 +123,7 @@ def stylize(
         result.save(target)
     if plot is not None:
         write_plot(plot, history, result.image)
-    sys.stderr.write(f"done in {result.run_time.total_seconds():.1f} s\n")
+    cached, targets = sum(stage.cached_targets for stage in result.stages), sum(s.targets for s in result.stages)
+    reused = f"; {cached} of {targets} style targets from the cache" if cached else ""
+    sys.stderr.write(f"done in {result.run_time.total_seconds():.1f} s{reused}\n")
     typer.echo(target, err=events == STDOUT)

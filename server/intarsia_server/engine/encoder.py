@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's customary name
@@ -38,8 +39,9 @@ class Encoder:
             FrozenConvolution(weight, bias, device=device, precision=precision) for weight, bias in weights
         ]
 
+    @cached_property
     def padding_with_zeros(self) -> Encoder:
-        """The same encoder as the publication ran it, its convolutions padded with zeros."""
+        """The same encoder as the publication ran it, its convolutions padded with zeros; always the same object."""
         other = copy.copy(self)
         other._replicate = False
         return other

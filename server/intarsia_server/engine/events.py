@@ -40,13 +40,19 @@ class StepDone:
 
 @dataclass(frozen=True)
 class StageDone:
-    """A stage has ended with these losses, after that many steps and seconds."""
+    """A stage has ended with these losses, after that many steps and seconds.
+
+    `targets` counts the style images (at a size) whose Gram matrices the job first needed here, `cached_targets` those
+    of them that an earlier job had computed.
+    """
 
     stage: str
     steps: int
     seconds: float
     losses: tuple[LossValue, ...]
     total: float
+    targets: int
+    cached_targets: int
     converged: bool = False
 
 

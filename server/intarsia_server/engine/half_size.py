@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from intarsia_server.engine.images import Pixels, cover, resize
+from intarsia_server.engine.images import resize
 from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.request import Segment
 from intarsia_server.engine.soft_masks import Weights, dominant, partition
+from intarsia_server.engine.style_images import Cover, Half
 
 
 def at_half_size(inputs: Inputs, segments: Sequence[Segment]) -> Inputs:
@@ -30,8 +31,8 @@ def at_half_size(inputs: Inputs, segments: Sequence[Segment]) -> Inputs:
         content=resize(inputs.content, width, height),
         labels=labels,
         masks=partition(_shares(inputs, len(segments), (width, height)), labels, segments),
-        styles=inputs.styles.then(_half),
-        covers=inputs.covers.then(lambda pixels: cover(pixels, width, height)),
+        styles=inputs.styles.then(Half()),
+        covers=inputs.covers.then(Cover(width, height)),
         start=None if inputs.start is None else resize(inputs.start, width, height),
         warnings=(),
     )
@@ -42,8 +43,3 @@ def _shares(inputs: Inputs, count: int, size: tuple[int, int]) -> Iterator[tuple
     for index in range(count):
         mask = inputs.labels == index if inputs.masks is None else inputs.masks[index]
         yield index, np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX))
-
-
-def _half(pixels: Pixels) -> Pixels:
-    height, width = pixels.shape[:2]
-    return resize(pixels, max(1, width // 2), max(1, height // 2))

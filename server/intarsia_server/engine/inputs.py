@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,60 +12,18 @@ from intarsia_server.engine.cancel import Cancelled, never, poll
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.images import Pixels, cover, decode_rgb, fit_longer_side, resize
+from intarsia_server.engine.known_pictures import KnownPictures
 from intarsia_server.engine.label_finder import NO_TOOLS, Tools
 from intarsia_server.engine.request import Segment, Start, TransferRequest
 from intarsia_server.engine.segment_finder import SegmentFinder
 from intarsia_server.engine.segmentation import LabelMap
+from intarsia_server.engine.style_images import Cover, OwnProportions, StyleImages, style_size
 
 MIN_SIDE = 32
 """The encoder's reach: a shorter side leaves fewer than two pixels at relu5_1."""
 
 DEFAULT_SIZE = 600
 """Longer side that a larger content image is brought to unless the request says otherwise."""
-
-
-class StyleImages(Sequence[Pixels | None]):
-    """One style image per segment, None for a kept one; each is decoded when asked for, and none is held.
-
-    Hundreds of segments may each bring a style of the output's size: only one at a time has to fit into memory.
-    """
-
-    def __init__(
-        self, segments: Sequence[Segment], shape: Callable[[Pixels, Segment], Pixels], max_pixels: int
-    ) -> None:
-        self._segments = segments
-        self._shape = shape
-        self._max_pixels = max_pixels
-        first: dict[tuple[bytes | None, float], int] = {}
-        self._first = [
-            first.setdefault((segment.style, segment.style_scale), index) for index, segment in enumerate(segments)
-        ]
-
-    def first_like(self, index: int) -> int:
-        """The first segment with the same bytes at the same scale, so that one pass over them serves all of these."""
-        return self._first[index]
-
-    def then(self, shape: Callable[[Pixels], Pixels]) -> StyleImages:
-        """The same images, each reshaped once more."""
-        return StyleImages(
-            self._segments, lambda pixels, segment: shape(self._shape(pixels, segment)), self._max_pixels
-        )
-
-    def __len__(self) -> int:
-        return len(self._segments)
-
-    @overload
-    def __getitem__(self, index: int) -> Pixels | None: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Pixels | None]: ...
-    def __getitem__(self, index: int | slice) -> Pixels | Sequence[Pixels | None] | None:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        segment = self._segments[index]
-        if segment.style is None:
-            return None
-        decoded = decode_rgb(segment.style, f"segments[{index}].style.data", max_pixels=self._max_pixels)
-        return self._shape(decoded.pixels, segment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +52,14 @@ class Inputs:
 
 
 def check_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO_TOOLS) -> tuple[int, int]:
-    """Decodes every picture of a request once, one after another, keeps none, and refuses what cannot be worked on.
+    """Decodes the pictures of a request once, one after another, keeps none, and refuses what cannot be worked on.
+
+    A style image that is known is not decoded.
 
     Args:
         request: with all values resolved.
         max_pixels: largest picture to decode, and largest output.
-        tools: of them only `cancelled` is used.
+        tools: of them only `cancelled` and `known` are used.
 
     Returns:
         (width, height) of the result.
@@ -110,7 +68,7 @@ def check_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO
         InvalidInputError: whatever is wrong with them, with the field's path.
         CancelledError: as the tools say.
     """
-    decode = Decoder(max_pixels, tools.cancelled)
+    decode = Decoder(max_pixels, tools.cancelled, tools.known)
     content = _content(request, decode)
     width, height = output_size(content, request.output.size, max_pixels=max_pixels)
     SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels).check((width, height), tools)
@@ -130,7 +88,7 @@ def decode_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = N
         InvalidInputError: as `check_inputs`, and for what only shows once the segments have been found.
         WeightsUnavailableError, CancelledError: as the tools say.
     """
-    decode = Decoder(max_pixels, tools.cancelled)
+    decode = Decoder(max_pixels, tools.cancelled, tools.known)
     content = _content(request, decode)
     width, height = output_size(content, request.output.size, max_pixels=max_pixels)
     finder = SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels)
@@ -145,12 +103,8 @@ def decode_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = N
         labels=found.labels,
         masks=found.masks,
         styled=found.styled,
-        styles=StyleImages(
-            request.segments,
-            lambda pixels, segment: resize(pixels, *style_size(pixels, segment, width, height)),
-            max_pixels,
-        ),
-        covers=StyleImages(request.segments, lambda pixels, _: cover(pixels, width, height), max_pixels),
+        styles=StyleImages(request.segments, OwnProportions(width, height), max_pixels),
+        covers=StyleImages(request.segments, Cover(width, height), max_pixels),
         start=start,
         warnings=(*dict.fromkeys(decode.warnings), *found.warnings),
     )
@@ -162,9 +116,10 @@ _START_FIELD = "optimization.start_image.data"
 class Decoder:
     """`decode_rgb` with one limit, gathering the warnings; `cancelled` is polled before each picture."""
 
-    def __init__(self, max_pixels: int, cancelled: Cancelled = never) -> None:
+    def __init__(self, max_pixels: int, cancelled: Cancelled = never, known: KnownPictures | None = None) -> None:
         self.max_pixels = max_pixels
         self._cancelled = cancelled
+        self._known = known
         self.warnings: list[tuple[str, str]] = []
 
     def __call__(self, data: bytes, field: str) -> Pixels:
@@ -179,6 +134,22 @@ class Decoder:
         if decoded.warning:
             self.warnings.append(("colour_profile_ignored", decoded.warning))
         return decoded.pixels
+
+    def size(self, data: bytes, sha256: str, field: str) -> tuple[int, int]:
+        """(width, height) of a picture that can be decoded; one that is known is not decoded again.
+
+        Raises:
+            InvalidInputError, CancelledError: as when it is called.
+        """
+        known = None if self._known is None else self._known.get(sha256)
+        if known is not None and known[0] * known[1] <= self.max_pixels:
+            return known
+        warned = len(self.warnings)
+        height, width = self(data, field).shape[:2]
+        # A warning belongs to every job that brings the picture.
+        if self._known is not None and len(self.warnings) == warned:
+            self._known.add(sha256, (width, height))
+        return width, height
 
 
 def _content(request: TransferRequest, decode: Decoder) -> Pixels:
@@ -207,31 +178,24 @@ def _check_others(request: TransferRequest, size: tuple[int, int], decode: Decod
 
 
 def check_styles(segments: Sequence[Segment], width: int, height: int, decode: Decoder) -> None:
-    """Decodes every style image once and refuses those that cannot serve a picture of that size.
+    """Decodes every style image that is not known, and refuses those that cannot serve a picture of that size.
 
     Raises:
         InvalidInputError: with the field's path.
     """
     for index, segment in enumerate(segments):
-        if segment.style is None:
+        if segment.style is None or segment.style_sha256 is None:
             continue
         field = f"segments[{index}].style"
-        style = decode(segment.style, f"{field}.data")
-        check_side(style, f"{field}.data")
-        style_width, style_height = style_size(style, segment, width, height)
+        own = decode.size(segment.style, segment.style_sha256, f"{field}.data")
+        _check_side(*own, f"{field}.data")
+        style_width, style_height = style_size(own, segment, width, height)
         size = f"makes the style image {style_width}x{style_height} pixels"
         if min(style_width, style_height) < MIN_SIDE:
             raise InvalidInputError(f"{field}_scale", f"{size}; both sides need {MIN_SIDE}")
         # At scale 1 the style is as large as the output, give or take the rounding.
         if segment.style_scale > 1 and style_width * style_height > decode.max_pixels:
             raise InvalidInputError(f"{field}_scale", f"{size}, more than the limit of {decode.max_pixels}")
-
-
-def style_size(style: Pixels, segment: Segment, width: int, height: int) -> tuple[int, int]:
-    """(width, height) that gives a style image the output's number of pixels, times `style_scale` squared."""
-    style_height, style_width = style.shape[:2]
-    scale = segment.style_scale * math.sqrt(width * height / (style_width * style_height))
-    return max(1, round(style_width * scale)), max(1, round(style_height * scale))
 
 
 def output_size(content: Pixels, size: int | None, *, max_pixels: int) -> tuple[int, int]:
@@ -257,6 +221,10 @@ def output_size(content: Pixels, size: int | None, *, max_pixels: int) -> tuple[
 def check_side(pixels: Pixels, field: str) -> None:
     """Raises InvalidInputError when the encoder's reach is longer than a side."""
     height, width = pixels.shape[:2]
+    _check_side(width, height, field)
+
+
+def _check_side(width: int, height: int, field: str) -> None:
     if min(width, height) < MIN_SIDE:
         raise InvalidInputError(
             field, f"is {width}x{height} pixels; the encoder's reach needs {MIN_SIDE} on both sides"

@@ -12,6 +12,7 @@ from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.grabcut import UNMARKED, boxes_to_labels, check_boxes, scribbles_to_labels
 from intarsia_server.engine.images import Pixels
+from intarsia_server.engine.known_pictures import KnownPictures
 from intarsia_server.engine.label_repair import fit_size, repair_labels
 from intarsia_server.engine.request import (
     Automatic,
@@ -55,10 +56,12 @@ class Tools:
     Attributes:
         classify: class index [H, W] of every pixel of a content image.
         cancelled: polled between pictures, and between labels where there may be many.
+        known: style images that were checked before; None: each is decoded to be checked.
     """
 
     classify: Callable[[Pixels, SegmentationModel], LabelMap] = _no_network
     cancelled: Cancelled = never
+    known: KnownPictures | None = None
 
 
 NO_TOOLS = Tools()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -33,6 +34,8 @@ from intarsia_server.engine.methods import Content, LossSpec, Style, Surrogate, 
 from intarsia_server.engine.optimizers import Evaluation
 from intarsia_server.engine.palette import Palette, barycentre, palette, transport
 from intarsia_server.engine.request import Segment
+from intarsia_server.engine.style_images import StyleImages
+from intarsia_server.engine.target_cache import Grams, JobTargets
 from intarsia_server.engine.window import Window
 from intarsia_server.ops import MAX_SEGMENTS, build_plan, masked_gram
 
@@ -94,6 +97,7 @@ class ObjectiveBuilder:
         segments: as requested.
         paper: whether losses take the paper's normalisation.
         cancelled: polled between the passes over the style images.
+        targets: where the job's statistics of style images are found; None: in no other job's.
     """
 
     def __init__(
@@ -104,14 +108,14 @@ class ObjectiveBuilder:
         *,
         paper: bool,
         cancelled: Cancelled,
+        targets: JobTargets | None = None,
     ) -> None:
         self._encoder = encoder
         self._inputs = inputs
         self._segments = segments
         self._paper = paper
         self._cancelled = cancelled
-        self._style_cache: dict[tuple[int, float], Mapping[str, Tensor]] = {}
-        self._palettes: dict[int, Palette] = {}
+        self.targets = targets or JobTargets()
         self._styled = list(inputs.styled)
         self.content = self.to_image(inputs.content)
         hard = segment_masks(inputs.labels, len(segments)).to(self.content)
@@ -171,11 +175,8 @@ class ObjectiveBuilder:
         for index, mask in zip(indices, masks, strict=True):
             # A feathered mask is at least a half in most of its own segment, and less elsewhere.
             source = palette(flat[mask.flatten() >= 0.5]) if bool((mask >= 0.5).any()) else palette(flat)
-            target = self._palette(index)
-            if harmony:
-                target = palette(self._style(index, harmony)[0].flatten(1).T)
             inside = mask.flatten() > 0
-            moved = transport(flat[inside], source, target)
+            moved = transport(flat[inside], source, self._palette(index, harmony))
             result[inside] += moved * mask.flatten()[inside][:, None]
         return result.T.reshape(image.shape).contiguous()
 
@@ -192,22 +193,31 @@ class ObjectiveBuilder:
     def _middle(self) -> Palette:
         """The palette in the middle of all styles, by their segments' areas."""
         areas = self.masks[self._styled].sum(dim=(1, 2)).tolist()
-        return barycentre([self._palette(index) for index in self._styled], areas)
+        return barycentre([self._palette(index, 0.0) for index in self._styled], areas)
 
-    def _palette(self, index: int) -> Palette:
-        if index not in self._palettes:
-            self._palettes[index] = palette(self._style(index, 0.0)[0].flatten(1).T)
-        return self._palettes[index]
+    def _palette(self, index: int, harmony: float) -> Palette:
+        key = self._style_key(index, harmony)
+        return self.targets.palette(key, lambda: palette(self._style(index, harmony)[0].flatten(1).T))
 
     def _style(self, index: int, harmony: float) -> Tensor:
         """A segment's style image [1, 3, H', W'], its palette moved towards all segments' barycentre."""
-        pixels = (self._inputs.covers if self._paper else self._inputs.styles)[index]
+        pixels = self._style_images[index]
         assert pixels is not None
         image = self.to_image(pixels)
         if harmony == 0:
             return image
-        moved = transport(image[0].flatten(1).T, self._palette(index), self._middle, strength=harmony)
+        moved = transport(image[0].flatten(1).T, self._palette(index, 0.0), self._middle, strength=harmony)
         return moved.T.reshape(image.shape).contiguous()
+
+    @property
+    def _style_images(self) -> StyleImages:
+        return self._inputs.covers if self._paper else self._inputs.styles
+
+    def _style_key(self, index: int, harmony: float) -> Hashable:
+        """All that `_style` depends on, without decoding the image."""
+        key = self._style_images.key(index), self.content.dtype, self.content.device
+        # The middle stands for all other styles and the segments' areas: nothing else of them counts.
+        return key if harmony == 0 else (*key, harmony, *(_bytes(values) for values in self._middle))
 
     def _loss(self, spec: LossSpec, window: Window | None) -> Loss:
         local = isinstance(spec, Content) or (isinstance(spec, Style) and spec.masked)
@@ -223,7 +233,7 @@ class ObjectiveBuilder:
             case Style():
                 return self._segment_style_loss(spec, window)
             case SurrogateStyle(weight=weight):
-                grams = self._grams(self._features(self._surrogate(), STYLE_LAYERS), self._whole())
+                grams = self._surrogate_grams()
                 return self._style_loss((None,), self._whole(), [grams], [weight])
             case TotalVariation(weight=weight, border_radius=radius):
                 if radius is None:
@@ -330,14 +340,22 @@ class ObjectiveBuilder:
         message = f"{what} covers less than one pixel at {layer}; its style is not matched at that layer"
         self.warnings.append(("segment_lost_at_layer", message))
 
-    def _style_grams(self, index: int, harmony: float) -> Mapping[str, Tensor]:
+    def _style_grams(self, index: int, harmony: float) -> Grams:
         """Mean Gram matrices of a segment's style image, by layer."""
-        key = index, harmony
-        if key not in self._style_cache:
+
+        def compute() -> Grams:
             poll(self._cancelled)
             image = self._style(index, harmony)
-            self._style_cache[key] = self._grams(self._features(image, STYLE_LAYERS), torch.ones_like(image[0, :1]))
-        return self._style_cache[key]
+            return self._grams(self._features(image, STYLE_LAYERS), torch.ones_like(image[0, :1]))
+
+        # An encoder never changes: the object itself tells weights, precision and device apart.
+        return self.targets.grams((self._encoder, self._style_key(index, harmony)), compute)
+
+    def _surrogate_grams(self) -> Grams:
+        """Mean Gram matrices of the surrogate, by layer."""
+        image, mask = self._surrogate(), self._whole()
+        key = self._encoder, image.shape, _sha256(image), _sha256(mask)
+        return self.targets.grams(key, lambda: self._grams(self._features(image, STYLE_LAYERS), mask))
 
     def _surrogate(self) -> Tensor:
         """The style images, each cut to its segment (paper, Attempt 3, figure 11); kept segments show the content."""
@@ -357,3 +375,11 @@ class ObjectiveBuilder:
             layer: masked_gram(feature, build_plan(pool_masks(mask, layer))).gram[0, 0]
             for layer, feature in features.items()
         }
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().numpy().tobytes()
+
+
+def _sha256(tensor: Tensor) -> bytes:
+    return hashlib.sha256(_bytes(tensor)).digest()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from intarsia_server.engine.parameters import MethodParameters
 
@@ -130,6 +132,11 @@ class Segment:
     style_weight: float = 1.0
     style_scale: float = 1.0
     content_weight: float = 1.0
+
+    @cached_property
+    def style_sha256(self) -> str | None:
+        """Of the encoded style image, in hexadecimal; None without one."""
+        return None if self.style is None else hashlib.sha256(self.style).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

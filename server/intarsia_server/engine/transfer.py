@@ -36,6 +36,7 @@ from intarsia_server.engine.request import (
     TransferRequest,
     Until,
 )
+from intarsia_server.engine.target_cache import JobTargets, TargetCache
 from intarsia_server.engine.weights import EMBEDDED
 from intarsia_server.engine.window import Window, window_around
 
@@ -46,7 +47,12 @@ _PAPER_ON_EMBEDDED = (
 
 
 def transfer(
-    request: TransferRequest, inputs: Inputs, encoder: Encoder, *, cancelled: Cancelled
+    request: TransferRequest,
+    inputs: Inputs,
+    encoder: Encoder,
+    *,
+    cancelled: Cancelled,
+    targets: TargetCache | None = None,
 ) -> Generator[TransferEvent, None, Pixels]:
     """Runs the request's method.
 
@@ -55,6 +61,7 @@ def transfer(
         inputs: its decoded pictures.
         encoder: already in the wanted precision.
         cancelled: polled before each step and each pass over a style image.
+        targets: what earlier jobs have computed of style images, and where this one leaves what it computes.
 
     Yields:
         Warnings, and for each stage its start, every step and its end.
@@ -68,7 +75,7 @@ def transfer(
     yield from (TransferWarning(*warning) for warning in inputs.warnings)
     if request.paper and request.encoder == EMBEDDED:
         yield TransferWarning("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
-    rooms = _Rooms(request, inputs, encoder_for(request, encoder), cancelled)
+    rooms = _Rooms(request, inputs, encoder_for(request, encoder), cancelled, JobTargets(targets))
     plan = stages(request.parameters, inputs.styled, paper=request.paper, size=rooms.full.size)
     first = composite = rooms.full.start
     total_cost = sum(rooms.cost(stage) for stage in plan)
@@ -94,7 +101,7 @@ def transfer(
 
 def encoder_for(request: TransferRequest, encoder: Encoder) -> Encoder:
     """The encoder, padding as the request's objective asks: the publication's is exact down to its frame of zeros."""
-    return encoder.padding_with_zeros() if request.paper else encoder
+    return encoder.padding_with_zeros if request.paper else encoder
 
 
 def describe(request: TransferRequest, versions: dict[str, str]) -> dict[str, str]:
@@ -120,7 +127,7 @@ def describe(request: TransferRequest, versions: dict[str, str]) -> dict[str, st
         "segments": [
             {
                 "labels": segment.labels,
-                "style_sha256": _sha256(segment.style),
+                "style_sha256": segment.style_sha256,
                 "style_weight": segment.style_weight,
                 "style_scale": segment.style_scale,
                 "content_weight": segment.content_weight,
@@ -158,8 +165,11 @@ def _run_stage(
 ) -> Generator[TransferEvent, None, None]:
     began = time.perf_counter()
     poll(cancelled)
-    objective = room.builder.build(stage.losses, capped=stage.capped, window=room.window)
-    warnings = room.builder.warnings
+    builder = room.builder
+    before = builder.targets.counts
+    objective = builder.build(stage.losses, capped=stage.capped, window=room.window)
+    targets = builder.targets.counts - before
+    warnings = builder.warnings
     if stage.half:
         warnings.clear()  # the stage at full size that follows says what is true of the result
     while warnings:
@@ -186,7 +196,16 @@ def _run_stage(
         )
         if converged:
             break
-    yield StageDone(stage.name, step, time.perf_counter() - began, evaluation.losses, evaluation.total, converged)
+    yield StageDone(
+        stage=stage.name,
+        steps=step,
+        seconds=time.perf_counter() - began,
+        losses=evaluation.losses,
+        total=evaluation.total,
+        targets=targets.total,
+        cached_targets=targets.cached,
+        converged=converged,
+    )
 
 
 @dataclass(frozen=True)
@@ -209,11 +228,19 @@ class _Room:
 class _Rooms:
     """Where a job's stages work: at the output's size, or at half of it or in a window for those that ask for it."""
 
-    def __init__(self, request: TransferRequest, inputs: Inputs, encoder: Encoder, cancelled: Cancelled) -> None:
+    def __init__(
+        self,
+        request: TransferRequest,
+        inputs: Inputs,
+        encoder: Encoder,
+        cancelled: Cancelled,
+        targets: JobTargets,
+    ) -> None:
         self._request = request
         self._inputs = inputs
         self._encoder = encoder
         self._cancelled = cancelled
+        self._targets = targets
         self.full = self._room(inputs)
 
     @cached_property
@@ -250,7 +277,12 @@ class _Rooms:
     def _room(self, inputs: Inputs) -> _Room:
         request = self._request
         builder = ObjectiveBuilder(
-            self._encoder, inputs, request.segments, paper=request.paper, cancelled=self._cancelled
+            self._encoder,
+            inputs,
+            request.segments,
+            paper=request.paper,
+            cancelled=self._cancelled,
+            targets=self._targets,
         )
         height, width = inputs.labels.shape
         return _Room((width, height), builder, _start_image(request, inputs, builder))

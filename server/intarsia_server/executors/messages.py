@@ -21,6 +21,7 @@ class WorkerConfig:
     segmentation_files: Mapping[SegmentationModel, Path]
     allow_download: bool
     max_pixels: int
+    target_cache_bytes: int
     log_level: str
 
 

@@ -24,6 +24,7 @@ from intarsia_server.engine.evaluation.inputs import decode_evaluation_inputs
 from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferWarning
 from intarsia_server.engine.images import Pixels, encode, fit_longer_side, resize
 from intarsia_server.engine.inputs import decode_inputs
+from intarsia_server.engine.known_pictures import KnownPictures
 from intarsia_server.engine.label_answer import answer_segmentation
 from intarsia_server.engine.label_finder import Tools
 from intarsia_server.engine.request import (
@@ -34,6 +35,7 @@ from intarsia_server.engine.request import (
     TransferRequest,
     Work,
 )
+from intarsia_server.engine.target_cache import TargetCache
 from intarsia_server.engine.transfer import describe, transfer
 from intarsia_server.engine.weights import load_weights
 from intarsia_server.executors.base import (
@@ -101,9 +103,12 @@ class _Worker:
     _device: torch.device = field(init=False)
     _classifier: Classifier = field(init=False)
     _encoders: dict[tuple[str, Precision], Encoder] = field(init=False, default_factory=dict)
+    _targets: TargetCache = field(init=False)
+    _known: KnownPictures = field(init=False, default_factory=KnownPictures)
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.config.device)
+        self._targets = TargetCache(self.config.target_cache_bytes)
         if self._device.type == "cpu":
             torch.set_num_threads(self.config.threads)
         self._classifier = Classifier(
@@ -147,7 +152,7 @@ class _Worker:
                 send(SegmentedEvent(answer_segmentation(request, max_pixels=self.config.max_pixels, tools=tools)))
 
     def _tools(self, cancelled: Callable[[], bool]) -> Tools:
-        return Tools(classify=self._classifier, cancelled=cancelled)
+        return Tools(classify=self._classifier, cancelled=cancelled, known=self._known)
 
     def _evaluate(
         self, request: EvaluationRequest, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]
@@ -165,7 +170,7 @@ class _Worker:
         encoder = self._encoder(request.encoder, precision)
         pace = _Pace()
         stages: list[StageDone] = []
-        steps = transfer(request, inputs, encoder, cancelled=cancelled)
+        steps = transfer(request, inputs, encoder, cancelled=cancelled, targets=self._targets)
         while True:
             try:
                 event = next(steps)

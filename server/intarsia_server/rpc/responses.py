@@ -158,6 +158,8 @@ def _summary(stage: StageDone) -> pb.StageSummary:
         final_losses=_losses(stage.losses),
         final_total_loss=stage.total,
         converged=stage.converged,
+        targets=stage.targets,
+        cached_targets=stage.cached_targets,
     )
 
 

@@ -19,6 +19,7 @@ from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 from intarsia_server.engine.errors import CancelledError
 from intarsia_server.engine.evaluation.inputs import check_evaluation_inputs
 from intarsia_server.engine.inputs import check_inputs
+from intarsia_server.engine.known_pictures import KnownPictures
 from intarsia_server.engine.label_answer import check_segmentation
 from intarsia_server.engine.label_finder import Tools
 from intarsia_server.engine.parameters import METHODS
@@ -51,6 +52,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._settings = settings
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="intarsia-decoder")
         self._checks: set[threading.Event] = set()
+        self._known = KnownPictures()
 
     def cancel_checks(self) -> None:
         """Stops whatever is being checked: the server drains, and nothing that is not queued yet will be."""
@@ -122,7 +124,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._jobs.check_admission(request_id)
         cancel = threading.Event()
         self._checks.add(cancel)
-        tools = Tools(cancelled=cancel.is_set)
+        tools = Tools(cancelled=cancel.is_set, known=self._known)
         try:
             size = await asyncio.get_running_loop().run_in_executor(self._decoders, check, tools)
         except CancelledError as error:

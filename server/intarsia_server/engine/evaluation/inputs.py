@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.images import Pixels, fit_longer_side, resize
-from intarsia_server.engine.inputs import Decoder, StyleImages, check_side, check_styles, style_size
+from intarsia_server.engine.inputs import Decoder, check_side, check_styles
 from intarsia_server.engine.label_finder import NO_TOOLS, Tools
 from intarsia_server.engine.request import EvaluationRequest, LabelMapSource
 from intarsia_server.engine.segment_finder import SegmentFinder
 from intarsia_server.engine.segmentation import LabelMap, resize_labels
+from intarsia_server.engine.style_images import OwnProportions, StyleImages
 
 _CONTENT_FIELD = "content.data"
 _RESULT_FIELD = "result.data"
@@ -58,7 +59,7 @@ def decode_evaluation_inputs(
     Raises:
         InvalidInputError, CancelledError: as `check_evaluation_inputs`.
     """
-    decode = Decoder(max_pixels, tools.cancelled)
+    decode = Decoder(max_pixels, tools.cancelled, tools.known)
     content = decode(request.content, _CONTENT_FIELD)
     check_side(content, _CONTENT_FIELD)
     finder = SegmentFinder(LabelMapSource(request.label_map), request.segments, content, max_pixels=max_pixels)
@@ -72,11 +73,7 @@ def decode_evaluation_inputs(
         result=result,
         content=resize(content, width, height),
         labels=resize_labels(found.labels, len(request.segments), width, height, cancelled=tools.cancelled),
-        styles=StyleImages(
-            request.segments,
-            lambda pixels, segment: resize(pixels, *style_size(pixels, segment, width, height)),
-            max_pixels,
-        ),
+        styles=StyleImages(request.segments, OwnProportions(width, height), max_pixels),
         warnings=(*dict.fromkeys(decode.warnings), *found.warnings),
     )
 
