@@ -166,6 +166,7 @@ def _run_stage(
             total=evaluation.total,
             fraction=(done + stage.cost * step / stage.steps) / total_cost,
             image=lambda: _pixels(shown(optimizer.image)),
+            exact=lambda: shown(optimizer.image),
         )
     yield StageDone(stage.name, stage.steps, time.perf_counter() - began, evaluation.losses, evaluation.total)
 
