@@ -7,7 +7,7 @@ TORCH := torch==2.13.0 torchvision==0.28.0
 
 SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup demo test lint format bench bench-ops quality gpu-check example clean
+.PHONY: setup demo test lint format bench bench-full bench-ops quality gpu-check example clean
 
 setup: $(VENV)/.done
 
@@ -41,8 +41,14 @@ format: setup
 	$(BIN)/clang-format -i $(SOURCES) csrc/tests/*
 	$(BIN)/buf format --write
 
+# A quarter of an hour on two quiet cores; PARTS names some of it: make bench PARTS="attempt3 step".
+PARTS ?=
 bench: setup
-	$(BIN)/python -m bench.step
+	$(BIN)/python -m bench $(PARTS)
+
+# The same, with both sides run to their ends: hours.
+bench-full: setup
+	$(BIN)/python -m bench --full $(PARTS)
 
 bench-ops: setup
 	$(BIN)/python -m bench.ops

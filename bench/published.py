@@ -176,8 +176,8 @@ class Published:
     ) -> None:
         self._networks = prefixes(weights)
         self._schedule = schedule or Schedule()
-        self._content = _to_image(inputs.content)
-        self._styles = [_to_image(pixels) for pixels in inputs.covers if pixels is not None]
+        self._content = to_image(inputs.content)
+        self._styles = [to_image(pixels) for pixels in inputs.covers if pixels is not None]
         if len(self._styles) < len(inputs.covers):
             raise ValueError("the published procedure styles every segment")
         labels = torch.from_numpy(inputs.labels)
@@ -243,6 +243,6 @@ class Published:
         return image.detach()
 
 
-def _to_image(pixels: Pixels) -> Tensor:
+def to_image(pixels: Pixels) -> Tensor:
     """RGB [H, W, 3] to normalised [1, 3, H, W]."""
     return normalise(torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None] / 255).contiguous()

@@ -1,43 +1,49 @@
-"""Seconds per step of the published procedure and of Intarsia, on the shipped example.
+"""Seconds per step: the published procedure, Intarsia's methods, and a step's convolutions by themselves.
 
-`python -m bench.step` from the repository's root. Both sides run in this one process, on the same pictures and encoder
-weights, a step of each in turn, so that whatever else the machine does meets all of them alike.
+All run in this one process, on the same pictures and encoder weights, a step of each in turn, so that whatever else the
+machine does meets all of them alike.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import torch
-from intarsia.request import build_request
-from intarsia_server.engine.capabilities import describe_device, resolve_precision, torch_dtype
-from intarsia_server.engine.encoder import Encoder
-from intarsia_server.engine.errors import InvalidInputError
-from intarsia_server.engine.events import StepDone
-from intarsia_server.engine.inputs import DEFAULT_SIZE, Inputs, decode_inputs
-from intarsia_server.engine.parameters import BlendedParameters, MaskedGramParameters, SingleShotParameters
-from intarsia_server.engine.request import Precision, TransferRequest
-from intarsia_server.engine.transfer import transfer
-from intarsia_server.engine.weights import EMBEDDED, ConvolutionWeights, load_weights
-from intarsia_server.executors.worker import keep_memory
-from intarsia_server.rpc.requests import to_transfer_request
+from intarsia_server.engine.capabilities import torch_dtype
+from intarsia_server.engine.inputs import DEFAULT_SIZE, decode_inputs
+from intarsia_server.engine.parameters import (
+    BlendedParameters,
+    MaskedGramParameters,
+    MethodParameters,
+    SingleShotParameters,
+)
+from intarsia_server.engine.request import Precision
 
+from bench import engine
+from bench.convolutions import passes
+from bench.example import (
+    MAX_PIXELS,
+    STYLES,
+    default_precision,
+    example_request,
+    example_weights,
+    machine,
+    new_encoder,
+)
+from bench.options import Options
 from bench.published import Published, Schedule
-
-ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "bench" / "out" / "step.json"
-STYLES = ("brush", "glass", "ink")
-CPU = torch.device("cpu")
-MAX_PIXELS = 2**26
+from bench.report import Figure, Report
 
 BASELINE = "published, Attempt 3"
+HELD = ("masked-gram", "blended")
+"""Methods whose step is held to the goals."""
+MANY = 16
+"""Segments of the synthetic label map."""
+OVER_CONVOLUTIONS = 1.10
+MANY_OVER_ONE = 1.05
+ROUNDS = 3
 WARM_UP = 2
 """Steps of each that do not count: the first computes targets and fills caches and memory pools.
 
@@ -60,48 +66,47 @@ class Row:
         return statistics.median(self.samples)
 
 
-def example_request(size: int) -> TransferRequest:
-    """The example as a job with the product's defaults, its longer side `size` pixels."""
-    folder = ROOT / "examples"
-    request = build_request(
-        folder / "content.png",
-        labels=folder / "labels.png",
-        styles={label: folder / "styles" / f"{name}.png" for label, name in enumerate(STYLES)},
-        size=size,
-    )
-    return to_transfer_request(request, default_encoder=EMBEDDED, encoders=(EMBEDDED,))
+def contender(method: str, precision: Precision, segments: int) -> str:
+    """The name of one of Intarsia's."""
+    return f"Intarsia, {method}, {precision}, {segments} segment{'s' if segments > 1 else ''}"
 
 
-def contenders(
-    request: TransferRequest, inputs: Inputs, weights: ConvolutionWeights, *, rounds: int
-) -> dict[str, Iterator[object]]:
-    """Both sides on a request's pictures, by name; each is an iterator whose `next` returns when a step is done."""
+def convolutions_alone(precision: Precision) -> str:
+    """The name of a step's convolutions by themselves."""
+    return f"convolutions alone, {precision}"
+
+
+def contenders(size: int, *, rounds: int) -> dict[str, Iterator[object]]:
+    """All sides at a longer side in pixels, by name; each is an iterator whose `next` returns when a step is done."""
     steps = WARM_UP + rounds
-    # One vanilla step is enough to come to Attempt 1's stages per segment.
-    published = Published(weights, inputs, schedule=Schedule(vanilla=1, segment=steps, single_shot=steps))
-    found: dict[str, Iterator[object]] = {
-        BASELINE: published.attempt_3(),
-        "published, Attempt 1, per segment": (step for step in published.attempt_1() if step.stage != "vanilla"),
-    }
-    default = resolve_precision(Precision.AUTO, CPU)
+    weights = example_weights()
+    inputs = decode_inputs(example_request(size), max_pixels=MAX_PIXELS)
+    height, width = inputs.labels.shape
+    published = Published(weights, inputs, schedule=Schedule(single_shot=steps))
+    found: dict[str, Iterator[object]] = {BASELINE: published.attempt_3()}
+    default = default_precision()
+    # Steps at full size alone: those of the coarse stage cost a quarter.
+    methods: tuple[MethodParameters, ...] = (
+        SingleShotParameters(steps=steps),
+        MaskedGramParameters(steps=steps, coarse_steps=0),
+        BlendedParameters(steps=steps, coarse_steps=0),
+    )
     for precision in dict.fromkeys((default, Precision.FP32)):
-        encoder = Encoder(weights, device=CPU, precision=torch_dtype(precision))
-        # Steps at full size alone: those of the coarse stage cost a quarter.
-        for parameters in (
-            SingleShotParameters(steps=steps),
-            MaskedGramParameters(steps=steps, coarse_steps=0),
-            BlendedParameters(steps=steps, coarse_steps=0),
-        ):
-            job = replace(request, parameters=parameters, precision=precision)
-            note = " (default)" if precision is default else ""
-            found[f"Intarsia, {parameters.method}, {precision}{note}"] = _steps(job, inputs, encoder)
+        found[convolutions_alone(precision)] = passes(weights, height, width, torch_dtype(precision))
+        for parameters in methods:
+            found[contender(parameters.method, precision, len(STYLES))] = _steps(
+                size, parameters, precision, len(STYLES)
+            )
+    for parameters in methods:
+        if parameters.method in HELD:
+            for segments in (1, MANY):
+                found[contender(parameters.method, default, segments)] = _steps(size, parameters, default, segments)
     return found
 
 
-def _steps(request: TransferRequest, inputs: Inputs, encoder: Encoder) -> Iterator[object]:
-    """A job's steps as the worker process runs them, optimiser included."""
-    events = transfer(request, inputs, encoder, cancelled=lambda: False)
-    return (event for event in events if isinstance(event, StepDone))
+def _steps(size: int, parameters: MethodParameters, precision: Precision, segments: int) -> Iterator[object]:
+    request = replace(example_request(size, segments=segments), parameters=parameters, precision=precision)
+    return engine.steps(request, decode_inputs(request, max_pixels=MAX_PIXELS), new_encoder(request))
 
 
 def measure(field: Mapping[str, Iterator[object]], *, rounds: int) -> list[Row]:
@@ -119,16 +124,19 @@ def measure(field: Mapping[str, Iterator[object]], *, rounds: int) -> list[Row]:
     return [Row(name, tuple(times), baseline / statistics.median(times)) for name, times in samples.items()]
 
 
-def machine() -> dict[str, object]:
-    """What the timings depend on; the load before the run tells how far to trust them."""
-    return {
-        "cpu": describe_device(CPU).description,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "load_average": os.getloadavg()[0],
-    }
+def figures(rows: Sequence[Row], size: str) -> list[Figure]:
+    """What the goals are for, from the default precision's rows; `size` is for their names."""
+    medians = {row.name: row.median for row in rows}
+    precision = default_precision()
+    alone = medians[convolutions_alone(precision)]
+    found = []
+    for method in HELD:
+        one, several, many = (medians[contender(method, precision, count)] for count in (1, len(STYLES), MANY))
+        over = f"{method}, step over its convolutions alone, {size}, {len(STYLES)} segments"
+        found.append(Figure(name=over, goal=OVER_CONVOLUTIONS, measured=several / alone))
+        spread = f"{method}, step with {MANY} segments over one segment's, {size}"
+        found.append(Figure(name=spread, goal=MANY_OVER_ONE, measured=many / one))
+    return found
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -142,40 +150,17 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def report(rows: Sequence[Row], facts: Mapping[str, object]) -> str:
-    """The same as JSON, with every sample."""
-    entries = [
-        {"name": row.name, "median": row.median, "ratio": row.ratio, "samples": list(row.samples)} for row in rows
-    ]
-    return json.dumps({**facts, "unit": "seconds per step", "baseline": BASELINE, "rows": entries}, indent=2) + "\n"
-
-
-def main() -> None:
-    """Measures, prints the table and writes `bench/out/step.json`."""
-    parser = argparse.ArgumentParser(prog="python -m bench.step", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each (default 5)")
-    parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help="longer side in pixels (default 600: 400x600)")
-    options = parser.parse_args()
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
-    try:
-        request = example_request(options.size)
-        inputs = decode_inputs(request, max_pixels=MAX_PIXELS)
-    except InvalidInputError as error:
-        parser.error(f"--size: {error.reason}")
-    # The product's worker process keeps freed memory; the published side shares this process and gains from it too.
-    keep_memory()
-    height, width = inputs.labels.shape
-    run: dict[str, object] = {"height": height, "width": width, "segments": len(STYLES), "rounds": options.rounds}
-    facts = {**run, "warm_up": WARM_UP, "machine": machine()}
-    field = contenders(request, inputs, load_weights(EMBEDDED), rounds=options.rounds)
-    print(f"{height}x{width}, {len(STYLES)} segments, {options.rounds} rounds; {describe_device(CPU).description},")
-    print(f"threads: {torch.get_num_threads()}, torch {torch.__version__}\n", flush=True)
-    rows = measure(field, rounds=options.rounds)
-    print(table(rows))
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(report(rows, facts))
-
-
-if __name__ == "__main__":
-    main()
+def run(options: Options) -> Iterator[Report]:
+    """One report; the seconds per step are printed."""
+    rounds = options.rounds or ROUNDS
+    request = example_request(options.size or DEFAULT_SIZE)
+    height, width = decode_inputs(request, max_pixels=MAX_PIXELS).labels.shape
+    rows = measure(contenders(options.size or DEFAULT_SIZE, rounds=rounds), rounds=rounds)
+    print(f"\n{height}x{width}\n{table(rows)}\n", flush=True)
+    facts = {
+        "size": f"{height}x{width}",
+        "warm_up": WARM_UP,
+        "rows": [{"name": row.name, "median": row.median, "ratio": row.ratio, "samples": row.samples} for row in rows],
+        "machine": machine(),
+    }
+    yield Report(name=f"step-{height}x{width}", figures=figures(rows, f"{height}x{width}"), facts=facts)

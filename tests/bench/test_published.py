@@ -1,22 +1,19 @@
-"""The port of the published procedure does what the publication says, and the benchmark times it."""
+"""The port of the published procedure does what the publication says."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from intarsia_server.engine.inputs import Inputs, decode_inputs
+from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.masks import border_map
 from intarsia_server.engine.weights import CONVOLUTIONS, EMBEDDED, ConvolutionWeights, load_weights
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook
 
-from bench import step
 from bench.published import (
     BORDER_SMOOTHING,
     SINGLE_SHOT,
@@ -28,15 +25,6 @@ from bench.published import (
 )
 
 HEIGHT, WIDTH = 64, 96
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Pictures this small gain nothing from threads, which on a busy machine lose seconds waiting for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -162,35 +150,3 @@ def test_every_stage_goes_down(
     assert all(values[-1] < values[0] for values in totals.values())
     assert image.shape == (1, 3, HEIGHT, WIDTH)
     assert image.isfinite().all()
-
-
-def test_the_benchmark_times_both_sides(weights: ConvolutionWeights) -> None:
-    request = step.example_request(64)
-    field = step.contenders(request, decode_inputs(request, max_pixels=2**20), weights, rounds=2)
-
-    rows = step.measure(field, rounds=2)
-
-    names = [row.name for row in rows]
-    assert names[0] == step.BASELINE
-    ours = ("Intarsia, single-shot, fp32", "Intarsia, masked-gram, fp32", "Intarsia, blended, fp32")
-    for expected in ("published, Attempt 1", *ours):
-        assert any(name.startswith(expected) for name in names)
-    assert sum("(default)" in name for name in names) == len(ours)
-    assert all(len(row.samples) == 2 and min(row.samples) > 0 for row in rows)
-    assert all(row.ratio == pytest.approx(rows[0].median / row.median) for row in rows)
-    assert len(step.table(rows).splitlines()) == len(rows) + 1
-    assert [row["name"] for row in json.loads(step.report(rows, step.machine()))["rows"]] == names
-
-
-def test_rounds_are_interleaved_and_the_warm_up_does_not_count() -> None:
-    taken: list[str] = []
-
-    def steps(name: str) -> Iterator[None]:
-        while True:
-            taken.append(name)
-            yield
-
-    rows = step.measure({step.BASELINE: steps("a"), "other": steps("b")}, rounds=2)
-
-    assert taken == ["a", "a", "b", "b", "a", "b", "a", "b"]
-    assert [len(row.samples) for row in rows] == [2, 2]

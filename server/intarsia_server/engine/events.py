@@ -1,11 +1,15 @@
-"""What a transfer yields. No torch here: the front process knows these too."""
+"""What a transfer yields. No torch at run time here: the front process knows these too."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from intarsia_server.engine.images import Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Warnings = tuple[tuple[str, str], ...]
 """What had to be worked around, as (code, message)."""
@@ -26,7 +30,12 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One step is done; `image` gives the picture as it is now; `converged` says that the stage ends with it."""
+    """One step is done.
+
+    `image` gives the picture as it is now; `exact` the same as the encoder takes it [1, 3, H, W], neither rounded nor
+    clipped, to be read before the next step;
+    `converged` says that the stage ends with it.
+    """
 
     stage: str
     step: int
@@ -35,6 +44,7 @@ class StepDone:
     total: float
     fraction: float
     image: Callable[[], Pixels]
+    exact: Callable[[], Tensor]
     converged: bool = False
 
 

@@ -192,6 +192,7 @@ def _run_stage(
             total=evaluation.total,
             fraction=(done + cost * share) / total_cost,
             image=lambda: _pixels(shown(optimizer.image)),
+            exact=lambda: shown(optimizer.image),
             converged=converged,
         )
         if converged:
