@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's customary name
 from torch import Tensor
 
-from intarsia_server.engine.weights import CONVOLUTIONS, MEAN, STD, ConvolutionWeights
-
-LAYERS = tuple(f"relu{block}_{conv}" for block, conv in CONVOLUTIONS)
-"""Names of the feature maps, in order."""
+from intarsia_server.engine.vgg import CONVOLUTIONS, LAYERS
+from intarsia_server.engine.weights import MEAN, STD, ConvolutionWeights
 
 
 class Encoder:

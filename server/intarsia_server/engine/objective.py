@@ -14,9 +14,6 @@ from intarsia_server.engine.encoder import Encoder, normalise, pool_masks
 from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.losses import (
-    CONTENT_LAYER,
-    STYLE_LAYERS,
-    SURROGATE_LAYER,
     FeatureLoss,
     Features,
     Loss,
@@ -31,6 +28,7 @@ from intarsia_server.engine.methods import Content, LossSpec, Style, Surrogate, 
 from intarsia_server.engine.optimizers import Evaluation
 from intarsia_server.engine.palette import Palette, barycentre, palette, transport
 from intarsia_server.engine.request import Segment
+from intarsia_server.engine.vgg import CONTENT_LAYER, STYLE_LAYERS, SURROGATE_LAYER
 from intarsia_server.ops import MAX_SEGMENTS, build_plan, masked_gram
 
 MIN_MASS = 1.0
