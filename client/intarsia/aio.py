@@ -155,6 +155,35 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
+    async def estimate(
+        self,
+        content: ImageSource,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109
+        **options: Unpack[StylizeOptions],
+    ) -> pb.EstimateResponse:
+        """Asks how long a job would take and how much memory; `build_request` says what the options are.
+
+        Args:
+            content: The content image.
+            timeout: Seconds until it is given up (the call's deadline); None: never.
+            options: As of `build_request`.
+
+        Raises:
+            RequestError: No request can be built from the options.
+            OSError: A file that cannot be read.
+            IntarsiaError: The call failed, or `timeout` seconds have passed.
+        """
+        request = await asyncio.to_thread(build_request, content, **options)  # reads files
+        return await self.ask_estimate(request, timeout)
+
+    async def ask_estimate(self, request: pb.StylizeRequest, timeout: float | None = None) -> pb.EstimateResponse:  # noqa: ASYNC109
+        """Asks about the job of a ready-made request; otherwise as `estimate`."""
+        try:
+            return await self._stub.Estimate(pb.EstimateRequest(job=request), timeout=timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
     async def server_info(self, timeout: float | None = 10) -> pb.GetServerInfoResponse:  # noqa: ASYNC109
         """Asks the server what it is, what it runs on and what it accepts.
 

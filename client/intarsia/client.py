@@ -137,6 +137,34 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
+    def estimate(
+        self,
+        content: ImageSource,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[StylizeOptions],
+    ) -> pb.EstimateResponse:
+        """Asks how long a job would take and how much memory; `build_request` says what the options are.
+
+        Args:
+            content: The content image.
+            timeout: Seconds until it is given up (the call's deadline); None: never.
+            options: As of `build_request`.
+
+        Raises:
+            RequestError: No request can be built from the options.
+            OSError: A file that cannot be read.
+            IntarsiaError: The call failed, or `timeout` seconds have passed.
+        """
+        return self.ask_estimate(build_request(content, **options), timeout)
+
+    def ask_estimate(self, request: pb.StylizeRequest, timeout: float | None = None) -> pb.EstimateResponse:
+        """Asks about the job of a ready-made request; otherwise as `estimate`."""
+        try:
+            return self._stub.Estimate(pb.EstimateRequest(job=request), timeout=timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
     def server_info(self, timeout: float | None = 10) -> pb.GetServerInfoResponse:
         """Asks the server what it is, what it runs on and what it accepts.
 

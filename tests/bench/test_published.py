@@ -9,7 +9,8 @@ import pytest
 import torch
 from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.masks import border_map
-from intarsia_server.engine.weights import CONVOLUTIONS, EMBEDDED, ConvolutionWeights, load_weights
+from intarsia_server.engine.vgg import CONVOLUTIONS
+from intarsia_server.engine.weights import EMBEDDED, ConvolutionWeights, load_weights
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook

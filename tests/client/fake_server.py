@@ -23,6 +23,8 @@ Script = Callable[[pb.StylizeRequest, grpc.ServicerContext], Iterable[Message]]
 
 Judge = Callable[[pb.EvaluateRequest, grpc.ServicerContext], pb.EvaluateResponse]
 
+Guess = Callable[[pb.EstimateRequest, grpc.ServicerContext], pb.EstimateResponse]
+
 
 def picture(width: int = 60, height: int = 40, colour: str = "orange", file_format: str = "PNG") -> bytes:
     buffer = io.BytesIO()
@@ -44,6 +46,8 @@ class FakeServer(StyleTransferServiceServicer):
     deadlines: list[float | None] = field(default_factory=list)
     evaluations: list[pb.EvaluateRequest] = field(default_factory=list)
     judge: Judge = field(default_factory=lambda: good_evaluation)
+    estimates: list[pb.EstimateRequest] = field(default_factory=list)
+    guess: Guess = field(default_factory=lambda: good_estimate)
 
     def Stylize(self, request: pb.StylizeRequest, context: Any) -> Iterator[pb.StylizeResponse]:  # noqa: N802
         self.requests.append(request)
@@ -65,6 +69,11 @@ class FakeServer(StyleTransferServiceServicer):
         self.evaluations.append(request)
         self.deadlines.append(context.time_remaining())
         return self.judge(request, context)
+
+    def Estimate(self, request: pb.EstimateRequest, context: Any) -> pb.EstimateResponse:  # noqa: N802
+        self.estimates.append(request)
+        self.deadlines.append(context.time_remaining())
+        return self.guess(request, context)
 
     def GetServerInfo(self, *_: object) -> pb.GetServerInfoResponse:  # noqa: N802
         return pb.GetServerInfoResponse(
@@ -198,6 +207,25 @@ def good_evaluation(request: pb.EvaluateRequest, context: grpc.ServicerContext) 
         borders=[pb.Border(first=0, second=1, length=40, curve=points, jump=0.25)],
         content=0.75,
         structure=0.5,
+    )
+
+
+def good_estimate(request: pb.EstimateRequest, context: grpc.ServicerContext) -> pb.EstimateResponse:
+    """An hour and a half of it, on an idle server."""
+    return pb.EstimateResponse(
+        width=60,
+        height=40,
+        run_time=Duration(seconds=6150),
+        preparation=Duration(nanos=250_000_000),
+        stages=[
+            pb.StageEstimate(stage="coarse", steps=10, run_time=Duration(seconds=149, nanos=750_000_000)),
+            pb.StageEstimate(stage="blend", steps=50, run_time=Duration(seconds=6000)),
+        ],
+        memory_bytes=512 * 2**20,
+        idle_memory_bytes=700 * 2**20,
+        queued_time=Duration(),
+        device=pb.Device(name="cuda:0", memory_bytes=80 * 2**30),
+        precision=pb.PRECISION_BF16,
     )
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from intarsia_server.engine.encoder import LAYERS, Encoder, denormalise, normalise
+from intarsia_server.engine.encoder import Encoder, denormalise, normalise
 from intarsia_server.engine.errors import WeightsUnavailableError
+from intarsia_server.engine.vgg import LAYERS
 from intarsia_server.engine.weights import load_weights
 from reference import USED_LAYERS, Vgg
 from torch import Tensor, nn

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import reference
 import torch
-from intarsia_server.engine.encoder import LAYERS, Encoder, pool_masks
+from intarsia_server.engine.encoder import Encoder, pool_masks
 from intarsia_server.engine.masks import border_map, segment_masks
+from intarsia_server.engine.vgg import LAYERS
 
 
 def random_labels(height: int, width: int, count: int, seed: int) -> np.ndarray:

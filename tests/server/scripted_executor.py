@@ -69,6 +69,9 @@ class ScriptedExecutor(Executor):
     def info(self) -> ExecutorInfo | None:
         return None
 
+    async def started(self) -> ExecutorInfo:
+        raise NotImplementedError("it runs on nothing")
+
     async def stop(self) -> None:
         """Nothing to end."""
 

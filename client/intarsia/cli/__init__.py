@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from intarsia.cli import demo, evaluate, info, segment, serve, stylize
+from intarsia.cli import demo, estimate, evaluate, info, segment, serve, stylize
 from intarsia.cli.failures import Commands
 
 __all__ = ["app", "main"]
@@ -18,7 +18,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Segmentation-based multi-style transfer: every segment of a picture in its own style.",
 )
-for command in (stylize.stylize, segment.segment, evaluate.evaluate, serve.serve, info.info, demo.demo):
+for command in (
+    stylize.stylize,
+    segment.segment,
+    evaluate.evaluate,
+    estimate.estimate,
+    serve.serve,
+    info.info,
+    demo.demo,
+):
     app.command()(command)
 
 

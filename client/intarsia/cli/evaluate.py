@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +14,15 @@ from intarsia.cli.connect import ServerOption, open_client
 from intarsia.cli.events import STDOUT, plain_fields
 from intarsia.cli.fields import with_typed_names
 from intarsia.cli.figures_table import figures_table
+from intarsia.cli.job_options import EncoderOption, StyleOption
 from intarsia.cli.judgements import Judgement, printable, short_names
 from intarsia.cli.notices import warning_line
-from intarsia.cli.outputs import check_output
+from intarsia.cli.outputs import check_output, write_json
 from intarsia.cli.pairs import parse_pairs
 from intarsia.cli.report.build import write_report
 from intarsia.cli.report.sources import Sources, Way
 from intarsia.client import Client
 from intarsia.errors import IntarsiaError, RequestError
-from intarsia.files import write_atomically
 from intarsia.parameters import set_parameter
 from intarsia.request import build_segments, parse_label, segment_of
 from intarsia.v1 import style_transfer_pb2 as pb
@@ -39,10 +38,7 @@ def evaluate(
         list[Path], typer.Argument(metavar="RESULT...", help="Finished pictures.", exists=True, dir_okay=False)
     ],
     labels: Annotated[Path, typer.Option(help="The label map: an integer a pixel.", exists=True, dir_okay=False)],
-    style: Annotated[
-        list[str],
-        typer.Option(metavar="LABEL=STYLE", help="A label's style image, or 'keep'; LABEL is a number or #rrggbb."),
-    ],
+    style: StyleOption,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", metavar="FILE", help="Write all figures; '-': to stdout, and the table to stderr."),
@@ -61,7 +57,7 @@ def evaluate(
         list[Path] | None,
         typer.Option(metavar="DIR", help="A job's previews, likewise.", exists=True, file_okay=False),
     ] = None,
-    encoder: Annotated[str, typer.Option(help="embedded, torchvision, or a name that the server has.")] = "",
+    encoder: EncoderOption = "",
     server: ServerOption = None,
     parameters: Annotated[
         list[str] | None,
@@ -130,8 +126,4 @@ def _write_json(path: Path, content: Path, judgements: Sequence[Judgement]) -> N
     results = [
         {"result": printable(str(judgement.path)), **plain_fields(judgement.figures)} for judgement in judgements
     ]
-    text = json.dumps({"content": printable(str(content)), "results": results}, indent=2) + "\n"
-    if path == STDOUT:
-        sys.stdout.write(text)
-    else:
-        write_atomically(path, text.encode())
+    write_json(path, {"content": printable(str(content)), "results": results})

@@ -42,8 +42,9 @@ def with_typed_names(
 
 
 def _typed(field: str, styles: Mapping[int, str], others: Mapping[str, str]) -> str:
-    flag = next((text for place, text in others.items() if field == place or field.startswith(f"{place}.")), "")
-    flag = flag or _segment_flag(field, styles) or _FLAGS.get(field.partition(".")[0]) or _knob_flag(field)
+    inner = field.removeprefix("job.")  # that of an estimate
+    flag = next((text for place, text in others.items() if inner == place or inner.startswith(f"{place}.")), "")
+    flag = flag or _segment_flag(inner, styles) or _FLAGS.get(inner.partition(".")[0]) or _knob_flag(inner)
     return f"{flag} ({field})" if flag else field
 
 

@@ -14,6 +14,17 @@ from intarsia.cli.events import STDOUT, events_file
 from intarsia.cli.fields import with_typed_names
 from intarsia.cli.history import History
 from intarsia.cli.job import Listener, follow
+from intarsia.cli.job_options import (
+    EncoderOption,
+    MethodOption,
+    PaperOption,
+    PrecisionOption,
+    SetOption,
+    SizeOption,
+    StepsOption,
+    StyleOption,
+    UntilOption,
+)
 from intarsia.cli.outputs import IMAGE_FORMATS, check_output
 from intarsia.cli.pairs import parse_pairs
 from intarsia.cli.plotting import SUFFIXES, require_matplotlib, write_plot
@@ -21,7 +32,7 @@ from intarsia.cli.previews import preview_files
 from intarsia.cli.progress import progress_display
 from intarsia.cli.segmentation import AutoOption, BoxOption, LabelsOption, MaskOption, ScribblesOption, choose
 from intarsia.errors import IntarsiaError
-from intarsia.request import DEFAULT_METHOD, PAPER_METHOD, build_request, method_names, parse_label
+from intarsia.request import DEFAULT_METHOD, PAPER_METHOD, build_request, parse_label
 
 __all__ = ["stylize"]
 
@@ -30,35 +41,20 @@ _PREVIEW_EVERY = 10
 
 def stylize(
     content: Annotated[Path, typer.Argument(metavar="CONTENT", help="The content image.", exists=True, dir_okay=False)],
-    style: Annotated[
-        list[str],
-        typer.Option(metavar="LABEL=STYLE", help="A label's style image, or 'keep'; LABEL is a number or #rrggbb."),
-    ],
+    style: StyleOption,
     labels: LabelsOption = None,
     mask: MaskOption = None,
     box: BoxOption = None,
     scribbles: ScribblesOption = None,
     auto: AutoOption = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            help=f"One of: {', '.join(method_names())}.",
-            show_default=f"{DEFAULT_METHOD}; {PAPER_METHOD} with --paper",
-        ),
-    ] = None,
-    paper: Annotated[bool, typer.Option("--paper", help="The publication's own objective, weights and steps.")] = False,
-    size: Annotated[int | None, typer.Option(help="The result's longer side in pixels.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the method's main stages.")] = None,
-    until: Annotated[
-        str | None,
-        typer.Option(
-            metavar="steps|converged",
-            help="When a stage ends; with 'converged', after --steps at the latest, whose default is then 500.",
-        ),
-    ] = None,
+    method: MethodOption = None,
+    paper: PaperOption = False,
+    size: SizeOption = None,
+    steps: StepsOption = None,
+    until: UntilOption = None,
     seed: Annotated[int, typer.Option(help="Seeds the noise start.")] = 0,
-    precision: Annotated[str, typer.Option(metavar="auto|fp32|bf16", help="Of the convolutions.")] = "auto",
-    encoder: Annotated[str, typer.Option(help="embedded, torchvision, or a name that the server has.")] = "",
+    precision: PrecisionOption = "auto",
+    encoder: EncoderOption = "",
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="PNG, JPEG or WebP.", show_default="CONTENT's name with .METHOD.png"),
@@ -76,10 +72,7 @@ def stylize(
             help="Write each event as a JSON line; '-': to stdout, and the result's path to stderr instead.",
         ),
     ] = None,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other knob; LABEL.KEY=VALUE: a segment's own."),
-    ] = None,
+    parameters: SetOption = None,
 ) -> None:
     """Give every segment of CONTENT its own style, and print the result's path."""
     choice = choose(labels, mask, box, scribbles, auto)

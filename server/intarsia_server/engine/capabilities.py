@@ -34,6 +34,17 @@ def describe_device(device: torch.device) -> DeviceInfo:
     return DeviceInfo(str(device), _cpu_model(), memory, torch.get_num_threads())
 
 
+def memory_held(device: torch.device) -> int:
+    """Bytes that this process holds on a GPU, or in the computer's memory (0: not known)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def _cpu_flags() -> frozenset[str]:
     return frozenset(_cpu_line("flags").split())
 

@@ -12,11 +12,9 @@ import torch.nn.functional as F  # noqa: N812 - the field's customary name
 from torch import Tensor
 
 from intarsia_server.engine.convolution import FrozenConvolution
-from intarsia_server.engine.weights import CONVOLUTIONS, MEAN, STD, ConvolutionWeights
+from intarsia_server.engine.vgg import CONVOLUTIONS, LAYERS
+from intarsia_server.engine.weights import MEAN, STD, ConvolutionWeights
 from intarsia_server.ops import convolution_input, fold_margin, relu_backward
-
-LAYERS = tuple(f"relu{block}_{conv}" for block, conv in CONVOLUTIONS)
-"""Names of the feature maps, in order."""
 
 _POOLED = tuple(conv == 1 and block > 1 for block, conv in CONVOLUTIONS)
 """Whether a layer's input is the layer before it, pooled."""

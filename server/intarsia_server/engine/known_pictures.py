@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-
 MOST = 4096
 """Pictures that are remembered; the least recently seen goes first."""
 
@@ -12,25 +9,24 @@ MOST = 4096
 class KnownPictures:
     """Sizes (width, height) of pictures that were decoded without a warning, by the SHA-256 of their bytes.
 
-    Several threads may share it.
+    Several threads may share it: each step is one operation of the dictionary, and what two of them lose between
+    their steps is no more than an entry, which costs a decoding.
     """
 
     def __init__(self, most: int = MOST) -> None:
         self._most = most
-        self._sizes: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def get(self, sha256: str) -> tuple[int, int] | None:
         """The size of that picture, upright; None where it is not known."""
-        with self._lock:
-            if sha256 in self._sizes:
-                self._sizes.move_to_end(sha256)
-            return self._sizes.get(sha256)
+        size = self._sizes.pop(sha256, None)
+        if size is not None:
+            self._sizes[sha256] = size  # now the last to go
+        return size
 
     def add(self, sha256: str, size: tuple[int, int]) -> None:
         """Remembers a picture."""
-        with self._lock:
-            self._sizes[sha256] = size
-            self._sizes.move_to_end(sha256)
-            if len(self._sizes) > self._most:
-                self._sizes.popitem(last=False)
+        self._sizes.pop(sha256, None)
+        self._sizes[sha256] = size
+        for oldest in list(self._sizes)[: max(0, len(self._sizes) - self._most)]:
+            self._sizes.pop(oldest, None)

@@ -17,18 +17,6 @@ from intarsia_server.ops import MaskPlan, feature_loss, masked_gram_loss_gradien
 
 Features = Mapping[str, Tensor]
 
-STYLE_LAYERS: Mapping[str, float] = {
-    "relu1_1": 0.75,
-    "relu2_1": 0.5,
-    "relu3_1": 0.2,
-    "relu4_1": 0.2,
-    "relu5_1": 0.2,
-}
-"""Style layers and their weights w_l."""
-
-CONTENT_LAYER = "relu4_2"
-SURROGATE_LAYER = "relu1_1"
-
 
 class Term(NamedTuple):
     """One weighted loss: its name, the segment it belongs to (None: the whole picture) and its value, a scalar."""

@@ -16,9 +16,6 @@ from intarsia_server.engine.encoder import Encoder, normalise, pool_masks
 from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.losses import (
-    CONTENT_LAYER,
-    STYLE_LAYERS,
-    SURROGATE_LAYER,
     FeatureLoss,
     Features,
     Gradients,
@@ -36,6 +33,7 @@ from intarsia_server.engine.palette import Palette, barycentre, palette, transpo
 from intarsia_server.engine.request import Segment
 from intarsia_server.engine.style_images import StyleImages
 from intarsia_server.engine.target_cache import Grams, JobTargets
+from intarsia_server.engine.vgg import CONTENT_LAYER, STYLE_LAYERS, SURROGATE_LAYER
 from intarsia_server.engine.window import Window
 from intarsia_server.ops import MAX_SEGMENTS, build_plan, masked_gram
 

@@ -16,16 +16,11 @@ import torch
 from torch import Tensor
 
 from intarsia_server.engine.errors import WeightsUnavailableError
+from intarsia_server.engine.vgg import BLOCKS, CONVOLUTIONS
 from intarsia_server.engine.weight_files import hub_state, read_state
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-
-BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
-"""Channels and number of convolutions of each block of VGG-19."""
-
-CONVOLUTIONS = tuple((block, conv) for block, (_, count) in enumerate(BLOCKS, 1) for conv in range(1, count + 1))
-"""(block, convolution) of all sixteen convolutions, both from 1, in order."""
 
 EMBEDDED = "embedded"
 TORCHVISION = "torchvision"

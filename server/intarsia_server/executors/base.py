@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 
+from intarsia_server.engine.cost.speed import Speed
 from intarsia_server.engine.device_info import DeviceInfo
 from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning
 from intarsia_server.engine.figures import Evaluation
@@ -77,11 +78,21 @@ ExecutorEvent = (
 
 @dataclass(frozen=True)
 class ExecutorInfo:
-    """What an executor's workers found when they started."""
+    """What an executor's workers run on.
+
+    Attributes:
+        devices: one a worker.
+        ops: which implementation of the operators.
+        default_precision: what AUTO stands for.
+        speeds: of the first device at every other precision; they follow what its jobs take.
+        idle_memory: bytes that the first worker holds on its device when it does nothing.
+    """
 
     devices: tuple[DeviceInfo, ...]
     ops: str
     default_precision: Precision
+    speeds: Mapping[Precision, Speed]
+    idle_memory: int
 
 
 class ExecutionCancelledError(Exception):
@@ -133,6 +144,10 @@ class Executor(ABC):
     @abstractmethod
     def info(self) -> ExecutorInfo | None:
         """What the workers run on; None until the first of them has started."""
+
+    @abstractmethod
+    async def started(self) -> ExecutorInfo:
+        """What the workers run on, as soon as all of them have started."""
 
     @abstractmethod
     async def stop(self) -> None:

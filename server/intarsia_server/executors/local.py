@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import (
@@ -29,6 +30,7 @@ class LocalExecutor(Executor):
         self._workers = [WorkerProcess(config, self._on_exit) for config in configs]
         self._idle: list[WorkerProcess] = []
         self._changed = asyncio.Event()
+        self._started = asyncio.Event()
         self._on_ready: Callable[[bool], None]
         self._replacements: set[asyncio.Task[None]] = set()
         self._stopping = False
@@ -39,6 +41,7 @@ class LocalExecutor(Executor):
         await asyncio.gather(*(worker.start() for worker in self._workers))
         self._idle = list(self._workers)
         self._changed.set()
+        self._started.set()
         on_ready(True)
 
     async def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
@@ -55,12 +58,19 @@ class LocalExecutor(Executor):
                 self._begin_replacement(worker)
 
     def info(self) -> ExecutorInfo | None:
-        """Devices of all workers; ops and precision are the first one's."""
+        """Devices of all workers; everything else is the first one's."""
         infos = [worker.info for worker in self._workers if worker.info is not None]
         if not infos:
             return None
         devices = tuple(device for info in infos for device in info.devices)
-        return ExecutorInfo(devices, infos[0].ops, infos[0].default_precision)
+        return replace(infos[0], devices=devices)
+
+    async def started(self) -> ExecutorInfo:
+        """Waits for the first start; a worker that is replaced later is still known."""
+        await self._started.wait()
+        info = self.info()
+        assert info is not None
+        return info
 
     async def stop(self) -> None:
         """Ends every worker, by force where it does not end by itself."""

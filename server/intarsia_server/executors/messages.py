@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from intarsia_server.engine.request import SegmentationModel, Work
+from intarsia_server.engine.cost.speed import Speed
+from intarsia_server.engine.request import Precision, SegmentationModel, Work
 from intarsia_server.executors.base import ExecutorEvent, ExecutorInfo
 
 
@@ -33,6 +34,14 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """A job has shown how fast the device is at its precision."""
+
+    precision: Precision
+    speed: Speed
+
+
+@dataclass(frozen=True)
 class Failed:
     """The work, or the start, ended with this error."""
 
@@ -47,4 +56,4 @@ class RunCommand:
     request: Work
 
 
-WorkerMessage = Ready | Failed | ExecutorEvent
+WorkerMessage = Ready | Learned | Failed | ExecutorEvent

@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import threading
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 
 from intarsia_server.engine.request import Work
@@ -18,7 +19,7 @@ from intarsia_server.executors.base import (
     FinalEvent,
     WorkerDiedError,
 )
-from intarsia_server.executors.messages import Failed, Ready, RunCommand, WorkerConfig, WorkerMessage
+from intarsia_server.executors.messages import Failed, Learned, Ready, RunCommand, WorkerConfig, WorkerMessage
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +95,19 @@ class WorkerProcess:
                 if isinstance(message, Failed):
                     raise message.error
                 assert not isinstance(message, Ready)
+                if isinstance(message, Learned):
+                    self._learn(message)
+                    continue
                 yield message
                 if isinstance(message, FinalEvent):
                     return
         finally:
             watcher.cancel()
+
+    def _learn(self, learned: Learned) -> None:
+        """In the event loop, where it is read too."""
+        assert self.info is not None
+        self.info = replace(self.info, speeds={**self.info.speeds, learned.precision: learned.speed})
 
     async def _pass_on(self, cancel: asyncio.Event, serial: int) -> None:
         await cancel.wait()

@@ -9,6 +9,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 
@@ -16,7 +17,9 @@ import torch
 
 from intarsia_server import ops
 from intarsia_server.engine.automatic import Classifier
-from intarsia_server.engine.capabilities import describe_device, resolve_precision, torch_dtype
+from intarsia_server.engine.capabilities import describe_device, memory_held, resolve_precision, torch_dtype
+from intarsia_server.engine.cost.speed import Speedometer
+from intarsia_server.engine.cost.work import job_work
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import CancelledError, InvalidInputError, WeightsUnavailableError
 from intarsia_server.engine.evaluation.evaluate import evaluate
@@ -49,7 +52,9 @@ from intarsia_server.executors.base import (
     ResultEvent,
     SegmentedEvent,
 )
-from intarsia_server.executors.messages import Failed, Ready, RunCommand, WorkerConfig, WorkerMessage
+from intarsia_server.executors.calibration import calibrate
+from intarsia_server.executors.messages import Failed, Learned, Ready, RunCommand, WorkerConfig, WorkerMessage
+from intarsia_server.executors.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +101,14 @@ def keep_memory() -> None:
     mallopt(trim_threshold, 2**31 - 1)
 
 
+def release_memory(device: torch.device) -> None:
+    """Returns freed memory to the system, or to the device, for once."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with suppress(AttributeError, OSError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @dataclass
 class _Worker:
     config: WorkerConfig
@@ -105,6 +118,7 @@ class _Worker:
     _encoders: dict[tuple[str, Precision], Encoder] = field(init=False, default_factory=dict)
     _targets: TargetCache = field(init=False)
     _known: KnownPictures = field(init=False, default_factory=KnownPictures)
+    _speedometers: dict[Precision, Speedometer] = field(init=False)
 
     def __post_init__(self) -> None:
         self._device = torch.device(self.config.device)
@@ -115,9 +129,15 @@ class _Worker:
             files=self.config.segmentation_files, allow_download=self.config.allow_download, device=self._device
         )
         default = resolve_precision(Precision.AUTO, self._device)
-        self._encoder(self.config.encoder, default)
-        device = describe_device(self._device)
-        self.info = ExecutorInfo(devices=(device,), ops=ops.IMPLEMENTATION, default_precision=default)
+        self._speedometers = calibrate(self._encoder(self.config.encoder, default), default)
+        release_memory(self._device)
+        self.info = ExecutorInfo(
+            devices=(describe_device(self._device),),
+            ops=ops.IMPLEMENTATION,
+            default_precision=default,
+            speeds={precision: meter.speed for precision, meter in self._speedometers.items()},
+            idle_memory=memory_held(self._device),
+        )
 
     def run(
         self, command: RunCommand, cancelled_serial: ctypes.c_ulonglong, send: Callable[[WorkerMessage], None]
@@ -164,13 +184,15 @@ class _Worker:
     def _transfer(
         self, request: TransferRequest, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]
     ) -> None:
+        began = time.perf_counter()
         precision = resolve_precision(request.precision, self._device)
         request = replace(request, precision=precision)
         inputs = decode_inputs(request, max_pixels=self.config.max_pixels, tools=self._tools(cancelled))
         encoder = self._encoder(request.encoder, precision)
         pace = _Pace()
         stages: list[StageDone] = []
-        steps = transfer(request, inputs, encoder, cancelled=cancelled, targets=self._targets)
+        stopwatch = Stopwatch()
+        steps = stopwatch.watch(transfer(request, inputs, encoder, cancelled=cancelled, targets=self._targets))
         while True:
             try:
                 event = next(steps)
@@ -201,6 +223,10 @@ class _Worker:
         text = describe(request, _versions())
         image = encode(pixels, request.output.format, quality=request.output.quality, text=text)
         height, width = pixels.shape[:2]
+        outside = time.perf_counter() - began - sum(stage.seconds for stage in stages)
+        meter = self._speedometers[precision]
+        stopwatch.teach(meter, job_work(request, (width, height)), outside)
+        send(Learned(precision, meter.speed))
         send(ResultEvent(image, request.output.format, width, height, tuple(stages)))
 
     def _encoder(self, name: str, precision: Precision) -> Encoder:

@@ -71,6 +71,17 @@ class JobManager:
         """Jobs being worked on."""
         return sum(job.state is JobState.RUNNING for job in self._active.values())
 
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        """Those that wait or are being worked on, in the order they came."""
+        return tuple(self._active.values())
+
+    @property
+    def next_position(self) -> int:
+        """Jobs before the next one; 0 when a worker is free."""
+        free = self._executor.slots - self.running
+        return max(0, len(self._queue) + 1 - free)
+
     def check_admission(self, request_id: str) -> None:
         """Whether a job could be taken now; asked before its pictures are decoded, which is the dear part.
 
@@ -92,8 +103,7 @@ class JobManager:
         """
         self.check_admission(request_id)
         job = Job(str(uuid.uuid4()), request_id, request, size)
-        free = self._executor.slots - self.running
-        job.queue_position = max(0, len(self._queue) + 1 - free)
+        job.queue_position = self.next_position
         self._active[request_id] = job
         self._idle.clear()
         self._queue.append(job)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -98,6 +99,35 @@ def to_transfer_request(
         precision=_enum(Precision, pb.Precision, request.precision, Precision.AUTO, "precision"),
         preview_interval=request.preview_interval,
     )
+
+
+def to_estimated_request(
+    request: pb.EstimateRequest, *, default_encoder: str, encoders: Collection[str]
+) -> TransferRequest:
+    """Checks and converts the job that is asked about.
+
+    Raises:
+        InvalidInputError: with the field's path.
+    """
+    _refuse_unknown_fields(request, "")
+    if not request.HasField("job"):
+        raise InvalidInputError("job", "is required")
+    with fields_of("job"):
+        to_request_id(request.job)
+        return to_transfer_request(request.job, default_encoder=default_encoder, encoders=encoders)
+
+
+@contextmanager
+def fields_of(path: str) -> Iterator[None]:
+    """Whatever field is refused within lies in the message at that path.
+
+    Raises:
+        InvalidInputError: with the path before the field's own.
+    """
+    try:
+        yield
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}.{error.field}", error.reason) from error
 
 
 def to_segmentation_request(request: pb.SegmentRequest) -> SegmentationRequest:

@@ -9,8 +9,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from intarsia.v1 import style_transfer_pb2 as pb
 
+from intarsia_server.engine.device_info import DeviceInfo
 from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning, Warnings
-from intarsia_server.engine.request import ImageFormat
+from intarsia_server.engine.request import ImageFormat, Precision
 from intarsia_server.executors.base import (
     PreviewEvent,
     ProgressEvent,
@@ -24,6 +25,7 @@ FORMATS = {
     ImageFormat.JPEG: pb.IMAGE_FORMAT_JPEG,
     ImageFormat.WEBP: pb.IMAGE_FORMAT_WEBP,
 }
+PRECISIONS = {Precision.FP32: pb.PRECISION_FP32, Precision.BF16: pb.PRECISION_BF16}
 
 
 class ResponseStream:
@@ -93,8 +95,8 @@ class ResponseStream:
             case CompletedEvent():
                 yield pb.StylizeResponse(
                     completed=pb.CompletedEvent(
-                        queued_time=_duration(event.queued_seconds),
-                        run_time=_duration(event.run_seconds),
+                        queued_time=to_duration(event.queued_seconds),
+                        run_time=to_duration(event.run_seconds),
                         stages=[_summary(stage) for stage in event.stages],
                     )
                 )
@@ -130,9 +132,26 @@ def to_segment_response(event: SegmentedEvent) -> pb.SegmentResponse:
     )
 
 
+def to_device(device: DeviceInfo) -> pb.Device:
+    """A device, as a message."""
+    return pb.Device(
+        name=device.name,
+        description=device.description,
+        memory_bytes=device.memory_bytes,
+        threads=device.threads,
+    )
+
+
 def to_warnings(warnings: Warnings) -> list[pb.WarningEvent]:
     """What had to be worked around, as messages."""
     return [pb.WarningEvent(code=code, message=message) for code, message in warnings]
+
+
+def to_duration(seconds: float) -> Duration:
+    """As a message."""
+    duration = Duration()
+    duration.FromMicroseconds(int(seconds * 1e6))
+    return duration
 
 
 def _progress(event: ProgressEvent) -> pb.ProgressEvent:
@@ -146,7 +165,7 @@ def _progress(event: ProgressEvent) -> pb.ProgressEvent:
         converged=event.converged,
     )
     if event.eta_seconds is not None:
-        progress.eta.CopyFrom(_duration(event.eta_seconds))
+        progress.eta.CopyFrom(to_duration(event.eta_seconds))
     return progress
 
 
@@ -154,7 +173,7 @@ def _summary(stage: StageDone) -> pb.StageSummary:
     return pb.StageSummary(
         stage=stage.stage,
         steps=stage.steps,
-        run_time=_duration(stage.seconds),
+        run_time=to_duration(stage.seconds),
         final_losses=_losses(stage.losses),
         final_total_loss=stage.total,
         converged=stage.converged,
@@ -166,9 +185,3 @@ def _summary(stage: StageDone) -> pb.StageSummary:
 def _losses(losses: Iterable[LossValue]) -> Iterator[pb.Loss]:
     for name, segment, value in losses:
         yield pb.Loss(name=name, segment=segment, value=value)
-
-
-def _duration(seconds: float) -> Duration:
-    duration = Duration()
-    duration.FromMicroseconds(int(seconds * 1e6))
-    return duration

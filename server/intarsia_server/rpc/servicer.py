@@ -23,18 +23,21 @@ from intarsia_server.engine.known_pictures import KnownPictures
 from intarsia_server.engine.label_answer import check_segmentation
 from intarsia_server.engine.label_finder import Tools
 from intarsia_server.engine.parameters import METHODS
-from intarsia_server.engine.request import Precision, Work
+from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
 from intarsia_server.jobs.manager import DrainingError, JobManager
 from intarsia_server.jobs.model import Job
+from intarsia_server.rpc.estimates import to_estimate_response
 from intarsia_server.rpc.evaluations import to_evaluate_response
 from intarsia_server.rpc.requests import (
+    fields_of,
+    to_estimated_request,
     to_evaluation_request,
     to_request_id,
     to_segmentation_request,
     to_transfer_request,
 )
-from intarsia_server.rpc.responses import ResponseStream, to_segment_response
+from intarsia_server.rpc.responses import PRECISIONS, ResponseStream, to_device, to_segment_response
 from intarsia_server.settings import Settings
 
 VERSIONED = ("intarsia", "torch", "torchvision", "grpcio", "protobuf", "pillow")
@@ -116,23 +119,41 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         assert isinstance(event, EvaluatedEvent)
         return to_evaluate_response(event.evaluation)
 
-    async def _submit(self, work: Work, request_id: str, check: Callable[[Tools], tuple[int, int]]) -> Job:
-        """Queues a job once `check`, which decodes its pictures, has told the result's size.
+    async def Estimate(  # noqa: N802 - the API's name
+        self, request: pb.EstimateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.EstimateResponse:
+        """Says what one job would take, from what is known of the device and of the jobs before it."""
+        transfer_request = to_estimated_request(
+            request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
+        )
+        with fields_of("job"):
+            size = await self._check(
+                lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools)
+            )
+        async with asyncio.timeout(context.time_remaining()):
+            info = await self._executor.started()
+        return to_estimate_response(
+            transfer_request, size, info, self._jobs, slots=self._executor.slots, default_encoder=self._settings.encoder
+        )
 
-        The check stops when the call ends, by cancel or deadline, and when the server drains.
-        """
+    async def _submit(self, work: Work, request_id: str, check: Callable[[Tools], tuple[int, int]]) -> Job:
+        """Queues a job once `check`, which decodes its pictures, has told the result's size."""
         self._jobs.check_admission(request_id)
+        size = await self._check(check)
+        return self._jobs.submit(work, request_id=request_id, size=size)
+
+    async def _check(self, check: Callable[[Tools], tuple[int, int]]) -> tuple[int, int]:
+        """Runs a check aside; it stops when the call ends, by cancel or deadline, and when the server drains."""
         cancel = threading.Event()
         self._checks.add(cancel)
         tools = Tools(cancelled=cancel.is_set, known=self._known)
         try:
-            size = await asyncio.get_running_loop().run_in_executor(self._decoders, check, tools)
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, check, tools)
         except CancelledError as error:
             raise DrainingError("the server is shutting down") from error
         finally:
             cancel.set()
             self._checks.discard(cancel)
-        return self._jobs.submit(work, request_id=request_id, size=size)
 
     async def _final_event(self, job: Job, context: grpc.aio.ServicerContext[Any, Any]) -> FinalEvent:
         """What the job ends with; the job ends with the call, however that ends."""
@@ -168,14 +189,6 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         if info is not None:
             response.ready = True
             response.ops = info.ops
-            response.default_precision = (
-                pb.PRECISION_BF16 if info.default_precision is Precision.BF16 else pb.PRECISION_FP32
-            )
-            for device in info.devices:
-                response.devices.add(
-                    name=device.name,
-                    description=device.description,
-                    memory_bytes=device.memory_bytes,
-                    threads=device.threads,
-                )
+            response.default_precision = PRECISIONS[info.default_precision]
+            response.devices.extend(map(to_device, info.devices))
         return response

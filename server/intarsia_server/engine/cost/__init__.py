@@ -1,0 +1,1 @@
+"""What a job will cost, before it runs: pure arithmetic, without torch. The worker measures the speeds it is told."""
