@@ -24,12 +24,20 @@ STD_RGB = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64).reshape(1, 3,
 TRAINING_MEAN_BGR = torch.tensor([103.939, 116.779, 123.68], dtype=torch.float64).reshape(1, 3, 1, 1)
 
 PUBLISHED = {
-    "gatys": SimpleNamespace(steps=1000, content_weight=1e5, style_weight=1e2, tv_weight=0.0, background=0),
+    "gatys": SimpleNamespace(
+        steps=1000, content_weight=1e5, style_weight=1e2, tv_weight=0.0, background=0, coarse_steps=0
+    ),
     "masked-gram": SimpleNamespace(
         steps=1000, content_weight=1e5, style_weight=1e2, tv_weight=0.0, capped_gradients=False, coarse_steps=0
     ),
     "sequential": SimpleNamespace(
-        steps=1000, content_weight=1e5, style_weight=1e2, smoothing_steps=40, smoothing_tv_weight=1.0, background=0
+        steps=1000,
+        content_weight=1e5,
+        style_weight=1e2,
+        smoothing_steps=40,
+        smoothing_tv_weight=1.0,
+        background=0,
+        coarse_steps=0,
     ),
     "sequential-smooth": SimpleNamespace(
         steps=1000,
@@ -43,9 +51,10 @@ PUBLISHED = {
         border_tv_weight=100.0,
         border_radius=15.0,
         background=0,
+        coarse_steps=0,
     ),
     "single-shot": SimpleNamespace(
-        steps=1500, content_weight=1e6, style_weight=1e3, tv_weight=1e3, surrogate_weight=20.0
+        steps=1500, content_weight=1e6, style_weight=1e3, tv_weight=1e3, surrogate_weight=20.0, coarse_steps=0
     ),
 }
 """The publication's knobs. Attempt 1's smoothing has TV alone, so that any weight serves; the vanilla transfer of

@@ -7,12 +7,14 @@ from typing import Any
 import example_scene
 import numpy as np
 import pytest
+import torch
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.events import StageStarted, StepDone, TransferWarning
 from intarsia_server.engine.half_size import at_half_size
 from intarsia_server.engine.methods import Style, TotalVariation, stages
 from intarsia_server.engine.request import Start, TransferRequest
 from intarsia_server.engine.transfer import transfer
+from torch import Tensor
 
 SIZE = (144, 128)
 """The smallest height that a coarse stage works for."""
@@ -36,12 +38,33 @@ def request(method: str, knobs: dict[str, Any] | None = None, **options: Any) ->
     return example_scene.request(method, {"steps": 2, "coarse_steps": 3} | (knobs or {}), size=SIZE, **options)
 
 
-@pytest.mark.parametrize(("method", "stage"), [("blended", "blend"), ("masked-gram", "masked gram")])
+STAGES = {
+    "blended": "blend",
+    "gatys": "vanilla",
+    "masked-gram": "masked gram",
+    "sequential": "vanilla",
+    "sequential-smooth": "vanilla",
+    "single-shot": "single shot",
+}
+
+
+@pytest.mark.parametrize(("method", "stage"), STAGES.items())
 def test_coarse_comes_first(method: str, stage: str, encoder: Encoder) -> None:
     started, steps, result = run(request(method), encoder)
-    assert [(event.stage, event.steps) for event in started] == [("coarse", 3), (stage, 2)]
+    assert [(event.stage, event.steps) for event in started[:2]] == [("coarse", 3), (stage, 2)]
     assert result.shape == (128, 144, 3)
     assert all(step.image().shape == result.shape for step in steps)
+
+
+def test_segments_start_from_the_vanilla_result(encoder: Encoder) -> None:
+    """And not from the coarse one: the first step of a stage still shows what it starts from."""
+    of = request("sequential", {"steps": 2, "coarse_steps": 2, "smoothing_steps": 1}, start=Start.CONTENT)
+    shown: dict[tuple[str, int], Tensor] = {}
+    for event in transfer(of, example_scene.inputs(of), encoder, cancelled=lambda: False):
+        if isinstance(event, StepDone):
+            shown[event.stage, event.step] = event.exact()
+    assert not torch.equal(shown["coarse", 2], shown["vanilla", 2])
+    torch.testing.assert_close(shown["segment 1", 1], shown["vanilla", 2])
 
 
 def test_a_step_at_half_size_is_a_quarter_of_the_work(encoder: Encoder) -> None:

@@ -103,7 +103,7 @@ def test_a_step_is_one_pass_forward_and_one_back() -> None:
     stage = job_work(job(), SIZE).stages[0]
     expected = 2 * 722_304 * PIXELS + 2 * gram_flops(SIZE) + vectors(12 + 10)
     assert stage.step_flops == pytest.approx(expected)
-    assert stage.stage.steps == 50
+    assert stage.stage.steps == 25
 
 
 def test_capped_gradients_take_a_pass_back_for_each_segment() -> None:
@@ -198,9 +198,9 @@ def test_seconds() -> None:
     found = estimate(job())
     work = job_work(job(), SIZE)
     (stage,) = found.stages
-    assert (stage.name, stage.steps) == ("vanilla", 50)
+    assert (stage.name, stage.steps) == ("vanilla", 25)
     build = work.stages[0].build_flops * 1e-12 + work.stages[0].build_pixels * 1e-7
-    assert stage.seconds == pytest.approx(build + 50 * (0.5 + work.stages[0].step_flops * 1e-12))
+    assert stage.seconds == pytest.approx(build + 25 * (0.5 + work.stages[0].step_flops * 1e-12))
     assert found.preparation_seconds == pytest.approx(work.pixels * 1e-7)
     assert found.seconds == found.preparation_seconds + stage.seconds
 

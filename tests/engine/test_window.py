@@ -43,6 +43,7 @@ def labels(box: Box) -> np.ndarray:
 
 
 def request(box: Box, method: str = "sequential", knobs: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    knobs = {"coarse_steps": 0, **(knobs or {})}
     return example_scene.request(method, knobs, size=(WIDTH, HEIGHT), label_map=labels(box), **options)
 
 

@@ -88,7 +88,7 @@ class StageStart(Enum):
     JOB = auto()
     """What the request says: content (in its styles' palettes), noise or an image."""
     FIRST = auto()
-    """The result of the first stage."""
+    """The result of the first stage at full size."""
     COMPOSITE = auto()
     """What the stages before have made together."""
 
@@ -161,7 +161,7 @@ def stages(
                 Style(weight=p.style_weight, segments=(p.background,), masked=False),
                 TotalVariation(weight=p.tv_weight),
             )
-            return (Stage(name="vanilla", steps=p.steps, losses=_present(losses)),)
+            return _coarse_to_fine(Stage(name="vanilla", steps=p.steps, losses=_present(losses)), p.coarse_steps, size)
         case MaskedGramParameters() as p:
             losses = (
                 Content(weight=p.content_weight),
@@ -177,7 +177,7 @@ def stages(
                 losses=_present((TotalVariation(weight=p.smoothing_tv_weight),)),
                 start=StageStart.COMPOSITE,
             )
-            return (*_transfers(p, styled, paper=paper), smoothing)
+            return (*_transfers(p, styled, paper=paper, size=size), smoothing)
         case SequentialSmoothParameters() as p:
             smoothing = Stage(
                 name="smoothing",
@@ -198,7 +198,7 @@ def stages(
                 losses=_present((TotalVariation(weight=p.border_tv_weight, border_radius=radius),)),
                 start=StageStart.COMPOSITE,
             )
-            return (*_transfers(p, styled, paper=paper), smoothing, border)
+            return (*_transfers(p, styled, paper=paper, size=size), smoothing, border)
         case SingleShotParameters() as p:
             losses = (
                 Content(weight=p.content_weight),
@@ -206,7 +206,8 @@ def stages(
                 Surrogate(weight=p.style_weight * p.surrogate_weight),
                 TotalVariation(weight=p.tv_weight),
             )
-            return (Stage(name="single shot", steps=p.steps, losses=_present(losses)),)
+            stage = Stage(name="single shot", steps=p.steps, losses=_present(losses))
+            return _coarse_to_fine(stage, p.coarse_steps, size)
         case _:
             raise TypeError(f"no stages for {type(parameters).__name__}")
 
@@ -234,12 +235,13 @@ def _at_half_size(losses: tuple[LossSpec, ...]) -> tuple[LossSpec, ...]:
 
 
 def _transfers(
-    p: SequentialParameters | SequentialSmoothParameters, styled: tuple[int, ...], *, paper: bool
+    p: SequentialParameters | SequentialSmoothParameters, styled: tuple[int, ...], *, paper: bool, size: tuple[int, int]
 ) -> list[Stage]:
     """The vanilla stage, then one per other segment, each from the vanilla result (paper, Attempt 1)."""
     content = Content(weight=p.content_weight)
     vanilla = Style(weight=p.style_weight, segments=(p.background,), masked=False)
-    result = [Stage(name="vanilla", steps=p.steps, losses=_present((content, vanilla)))]
+    first = Stage(name="vanilla", steps=p.steps, losses=_present((content, vanilla)))
+    result = [*_coarse_to_fine(first, p.coarse_steps, size)]
     for index in styled:
         if index == p.background:
             continue

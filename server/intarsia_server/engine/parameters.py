@@ -26,6 +26,10 @@ def _weight(default: float, paper: float) -> Any:
     return field(default=default, metadata={"paper": paper, "range": (0.0, MAX_WEIGHT)})
 
 
+def _coarse() -> Any:
+    return field(default=10, metadata={"paper": 0, "range": (0, MAX_STEPS)})
+
+
 @dataclass(frozen=True, kw_only=True)
 class MethodParameters:
     """Common base: `method` is the name that the CLI, the API and the documents use."""
@@ -38,11 +42,12 @@ class GatysParameters(MethodParameters):
     """Vanilla transfer with the background's style (reference [1] of the paper)."""
 
     method = "gatys"
-    steps: int = _steps(50, 1000)
+    steps: int = _steps(25, 1000)
     content_weight: float = _weight(0.15, 1e5)
     style_weight: float = _weight(1.0, 1e2)
     tv_weight: float = _weight(0.25, 0.0)
     background: int = 0
+    coarse_steps: int = _coarse()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,7 @@ class MaskedGramParameters(MethodParameters):
     style_weight: float = _weight(1.0, 1e2)
     tv_weight: float = _weight(0.25, 0.0)
     capped_gradients: bool = False
-    coarse_steps: int = field(default=10, metadata={"paper": 0, "range": (0, MAX_STEPS)})
+    coarse_steps: int = _coarse()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +68,13 @@ class SequentialParameters(MethodParameters):
     """Attempt 1."""
 
     method = "sequential"
-    steps: int = _steps(40, 1000)
+    steps: int = _steps(16, 1000)
     content_weight: float = _weight(0.06, 1e5)
     style_weight: float = _weight(1.0, 1e2)
     smoothing_steps: int = _steps(2, 40)
     smoothing_tv_weight: float = _weight(1.0, 1.0)
     background: int = 0
+    coarse_steps: int = _coarse()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,7 @@ class SequentialSmoothParameters(MethodParameters):
     """Attempt 2."""
 
     method = "sequential-smooth"
-    steps: int = _steps(40, 1000)
+    steps: int = _steps(16, 1000)
     content_weight: float = _weight(0.06, 1e5)
     style_weight: float = _weight(1.0, 1e2)
     smoothing_steps: int = _steps(3, 40)
@@ -88,6 +94,7 @@ class SequentialSmoothParameters(MethodParameters):
     border_radius: float | None = field(default=None, metadata={"paper": 15.0, "range": (1.0, 256.0)})
     """In output pixels; None: 15 at a longer side of 600, in proportion at other sizes."""
     background: int = 0
+    coarse_steps: int = _coarse()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +102,12 @@ class SingleShotParameters(MethodParameters):
     """Attempt 3."""
 
     method = "single-shot"
-    steps: int = _steps(50, 1500)
+    steps: int = _steps(25, 1500)
     content_weight: float = _weight(0.15, 1e6)
     style_weight: float = _weight(1.0, 1e3)
     tv_weight: float = _weight(0.25, 1e3)
     surrogate_weight: float = _weight(0.25, 20.0)
+    coarse_steps: int = _coarse()
 
 
 @dataclass(frozen=True, kw_only=True)

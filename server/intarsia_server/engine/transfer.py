@@ -77,13 +77,15 @@ def transfer(
         yield TransferWarning("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
     rooms = _Rooms(request, inputs, encoder_for(request, encoder), cancelled, JobTargets(targets))
     plan = stages(request.parameters, inputs.styled, paper=request.paper, size=rooms.full.size)
-    first = composite = rooms.full.start
+    composite = rooms.full.start
+    first: Tensor | None = None
     total_cost = sum(rooms.cost(stage) for stage in plan)
     done = 0.0
     for index, stage in enumerate(plan):
         yield StageStarted(stage.name, index, len(plan), stage.steps)
         room = rooms.of(stage)
-        start = {StageStart.JOB: room.start, StageStart.FIRST: first, StageStart.COMPOSITE: composite}[stage.start]
+        begun = composite if first is None else first
+        start = {StageStart.JOB: room.start, StageStart.FIRST: begun, StageStart.COMPOSITE: composite}[stage.start]
         if request.optimization.start is Start.PALETTE and stage.start is not StageStart.COMPOSITE:
             start = room.builder.recolour(start, stage.losses)
         optimizer = _optimizer(request, start if room.window is None else room.window.crop(start))
@@ -93,9 +95,9 @@ def transfer(
         cost = rooms.cost(stage)
         yield from _run_stage(stage, room, optimizer, convergence, shown, (done, cost, total_cost), cancelled)
         done += cost
-        if index == 0:
-            first = shown(optimizer.image)
         composite = shown(optimizer.image)
+        if first is None and not stage.half:
+            first = composite
     return _to_pixels(composite, inputs)
 
 
