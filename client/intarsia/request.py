@@ -49,6 +49,7 @@ class StylizeOptions(SegmentationOptions, total=False):
     paper: bool
     size: int | None
     steps: int | None
+    until: str | None
     seed: int
     precision: str
     encoder: str
@@ -72,6 +73,7 @@ def build_request(
     paper: bool = False,
     size: int | None = None,
     steps: int | None = None,
+    until: str | None = None,
     seed: int = 0,
     precision: str = "auto",
     encoder: str = "",
@@ -96,6 +98,8 @@ def build_request(
         paper: Run the method with the publication's own objective, weights, optimizer, start and step counts.
         size: The result's longer side in pixels; None: the server's default.
         steps: Steps of the method's (main) stages; None: the method's default.
+        until: "steps", or "converged": a stage ends when its objective has converged, after its steps at the latest;
+            the default of `steps` is then 500. None: "steps".
         seed: Seeds the noise start, 0 to 2^64 - 1.
         precision: "auto", "fp32" or "bf16".
         encoder: "embedded", "torchvision" or a name that the operator has registered; empty: the server's default.
@@ -136,7 +140,7 @@ def build_request(
     _set_parameters(
         request,
         _method_message(request, method or (PAPER_METHOD if paper else DEFAULT_METHOD)),
-        {"steps": steps, "size": size, "format": output_format},
+        {"steps": steps, "until": until, "size": size, "format": output_format},
         parameters or {},
     )
     return request

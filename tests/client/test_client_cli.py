@@ -46,7 +46,9 @@ def test_default_name(server: FakeServer, pictures: Path) -> None:
 
 
 def test_flags_reach_the_request(server: FakeServer, pictures: Path) -> None:
-    flags = "--method sequential --paper --size 320 --steps 9 --seed 5 --precision fp32 --preview-every 4"
+    flags = (
+        "--method sequential --paper --size 320 --steps 9 --until converged --seed 5 --precision fp32 --preview-every 4"
+    )
     knobs = "--set smoothing_steps=8 --set optimizer=adam --set 0.style_weight=2"
     assert stylize(server, *flags.split(), *knobs.split()).exit_code == 0
     request = server.requests[0]
@@ -54,6 +56,7 @@ def test_flags_reach_the_request(server: FakeServer, pictures: Path) -> None:
     assert (request.output.size, request.sequential.steps, request.seed) == (320, 9, 5)
     assert (request.precision, request.preview_interval) == (pb.PRECISION_FP32, 4)
     assert (request.sequential.smoothing_steps, request.optimization.optimizer) == (8, pb.OPTIMIZER_ADAM)
+    assert request.optimization.until == pb.UNTIL_CONVERGED
     assert request.segments[0].style_weight == 2
 
 
@@ -109,7 +112,8 @@ def test_events_file(serve: Serve, pictures: Path) -> None:
     assert chunk["offset"] == 0
     assert "data" not in chunk
     summary = events[-1]["stages"]
-    assert summary == [{"stage": "masked gram", "steps": 2, "runTime": "3s", "finalLosses": [], "finalTotalLoss": 0.0}]
+    none = {"finalLosses": [], "finalTotalLoss": 0.0, "converged": False}
+    assert summary == [{"stage": "masked gram", "steps": 2, "runTime": "3s", **none}]
 
 
 def test_numbers_that_json_has_not(serve: Serve, pictures: Path) -> None:
@@ -164,6 +168,36 @@ def test_bar_on_a_terminal(server: FakeServer, pictures: Path, monkeypatch: pyte
     assert done.exit_code == 0, done.stderr
     assert "step 2/2" in done.stderr
     assert "loss 2.25" in done.stderr
+    assert "100%" in done.stderr
+
+
+def early_stage(request: pb.StylizeRequest, context: grpc.ServicerContext) -> Iterator[Message]:
+    """Its first stage converges after 33 of 200 steps."""
+    yield pb.AcceptedEvent(width=60, height=40)
+    yield pb.StageEvent(stage="vanilla", stage_count=2, total_steps=200)
+    for step in range(1, 34):
+        end = step == 33
+        share = 0.5 if end else step / 400
+        yield pb.ProgressEvent(stage="vanilla", step=step, total_steps=200, total_loss=3, fraction=share, converged=end)
+    yield pb.StageEvent(stage="smoothing", index=1, stage_count=2, total_steps=2)
+    for step in (1, 2):
+        yield pb.ProgressEvent(stage="smoothing", step=step, total_steps=2, total_loss=1, fraction=(2 + step) / 4)
+    yield from list(good_job(request, context))[-2:]
+
+
+def test_plain_lines_say_that_a_stage_has_converged(serve: Serve, pictures: Path) -> None:
+    done = stylize(serve(early_stage), "--until", "converged")
+    assert done.exit_code == 0, done.stderr
+    assert "vanilla 20/200  loss 3\nvanilla 33/200  loss 3  converged\nstage 2 of 2" in done.stderr
+    assert done.stderr.count("converged") == 1
+
+
+def test_bar_of_a_stage_that_has_converged(serve: Serve, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    done = stylize(serve(early_stage), "--until", "converged")
+    assert done.exit_code == 0, done.stderr
+    assert "step 2/2" in done.stderr
     assert "100%" in done.stderr
 
 

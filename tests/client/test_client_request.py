@@ -67,6 +67,7 @@ def test_method_names_come_from_the_proto() -> None:
         ("optimizer", "lbfgs", "optimization.optimizer", pb.OPTIMIZER_LBFGS),
         ("optimizer", "Adam", "optimization.optimizer", pb.OPTIMIZER_ADAM),
         ("start", "noise", "optimization.start", pb.START_NOISE),
+        ("until", "converged", "optimization.until", pb.UNTIL_CONVERGED),
         ("learning_rate", "0.05", "optimization.learning_rate", 0.05),
         ("history", "5", "optimization.history", 5),
         ("quality", "80", "output.quality", 80),
@@ -117,6 +118,16 @@ def test_named_options() -> None:
     assert build(request_id="abc").request_id == "abc"
 
 
+@pytest.mark.parametrize(
+    ("until", "expected"),
+    [(None, pb.UNTIL_UNSPECIFIED), ("steps", pb.UNTIL_STEPS), ("converged", pb.UNTIL_CONVERGED)],
+)
+def test_until(until: str | None, expected: pb.Until.ValueType) -> None:
+    request = build(until=until)
+    assert request.optimization.until == expected
+    assert not request.blended.HasField("steps")  # how many at most is the server's to say
+
+
 def test_start_image_is_started_from(tmp_path: Path) -> None:
     path = tmp_path / "start.png"
     path.write_bytes(b"start")
@@ -150,6 +161,8 @@ def test_start_image_is_started_from(tmp_path: Path) -> None:
         ({"parameters": {"optimizer": "sgd"}}, "optimizer: expected one of lbfgs, adam, got 'sgd'"),
         ({"parameters": {"optimizer": "unspecified"}}, "expected one of"),
         ({"parameters": {"start_image": 3}}, "start_image: expected a picture's path"),
+        ({"until": "now"}, "until: expected one of steps, converged, got 'now'"),
+        ({"until": "steps", "parameters": {"until": "converged"}}, "until is given both by its own argument"),
         ({"precision": "fp8"}, "unknown precision 'fp8'.*Known: auto, fp32, bf16"),
         ({"output_format": "gif"}, "format: expected one of png, jpeg, webp, got 'gif'"),
         ({"steps": 3, "parameters": {"steps": 4}}, "steps is given both"),

@@ -21,6 +21,7 @@ from intarsia_server.engine.request import (
     Segmentation,
     Start,
     TransferRequest,
+    Until,
 )
 from PIL import Image
 
@@ -70,6 +71,7 @@ def request(
     start: Start = Start.CONTENT,
     start_image: bytes | None = None,
     seed: int = 0,
+    until: Until = Until.STEPS,
 ) -> TransferRequest:
     """A request on the example's photo.
 
@@ -85,6 +87,7 @@ def request(
         start: from where.
         start_image: encoded, for Start.IMAGE.
         seed: of the noise.
+        until: when its stages end.
     """
     width, height = size
     chosen = tuple(
@@ -98,7 +101,7 @@ def request(
         parameters=resolved(method, explicit, paper=paper),
         paper=paper,
         optimization=Optimization(
-            optimizer=optimizer, learning_rate=0.02, history=10, start=start, start_image=start_image
+            optimizer=optimizer, learning_rate=0.02, history=10, start=start, start_image=start_image, until=until
         ),
         output=Output(),
         seed=seed,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from intarsia_server.engine.methods import BORDER_RADIUS, FEATHER
-from intarsia_server.engine.parameters import METHODS, MethodParameters
+from intarsia_server.engine.parameters import CONVERGED_STEPS, METHODS, MethodParameters
 from intarsia_server.engine.request import Output, Segment
 from intarsia_server.engine.segmentation import MAX_COLOURS, MAX_SEGMENTS
 
@@ -119,6 +119,7 @@ def test_quoted_limits() -> None:
     comments = {(field.message, field.name): field.comment for field in ALL}
     assert f"1 to {MAX_SEGMENTS}." in comments["StylizeRequest", "segments"]
     assert f"at most {MAX_COLOURS} colours" in comments["StylizeRequest", "label_map"]
+    assert f"`steps` default to {CONVERGED_STEPS}" in PROTO.read_text()
 
 
 def test_the_comments_were_found() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -170,6 +171,53 @@ def test_default_method(stub: StyleTransferServiceStub, paper: bool, default: tu
     stage = next(response.stage for response in responses if response.HasField("stage"))
     responses.cancel()
     assert (stage.stage, stage.total_steps) == default
+
+
+def test_converged_stages_end_early(stub: StyleTransferServiceStub) -> None:
+    """Where nothing is wanted but the content, and it is started from, no step lowers the objective."""
+    request = tiny_request("sequential", style_weight=0.0)
+    request.sequential.ClearField("steps")
+    request.optimization.start = pb.START_CONTENT
+    request.optimization.until = pb.UNTIL_CONVERGED
+    outcome = run_job(stub, request)
+    caps = dict.fromkeys(("vanilla", "segment 1", "segment 2"), 500) | {"smoothing": 2}
+    assert {stage.stage: stage.total_steps for stage in outcome.of("stage")} == caps
+    progress = outcome.of("progress")
+    assert all(step.total_steps == caps[step.stage] for step in progress)
+    fractions = [step.fraction for step in progress]
+    assert fractions == sorted(set(fractions))
+    assert fractions[-1] == 1
+    last = {step.stage: step for step in progress}
+    (completed,) = outcome.of("completed")
+    assert {stage.stage: stage.steps for stage in completed.stages} == {name: last[name].step for name in caps}
+    assert all(last[name].step < 50 for name in caps)
+    converged = {name: name != "smoothing" for name in caps}
+    assert {stage.stage: stage.converged for stage in completed.stages} == converged
+    assert [step.converged for step in progress] == [
+        step is last[step.stage] and converged[step.stage] for step in progress
+    ]
+    parameters = json.loads(pictures.opened(outcome.image).text["intarsia"])  # type: ignore[attr-defined]
+    assert parameters["optimization"]["until"] == "converged"
+    assert parameters["parameters"]["steps"] == 500
+
+
+@pytest.mark.parametrize(
+    ("method", "paper", "steps", "cap"),
+    [("gatys", False, None, 500), ("gatys", False, 7, 7), ("gatys", True, None, 1000), ("single_shot", True, 7, 7)],
+)
+def test_most_steps_of_a_stage_that_may_converge(
+    stub: StyleTransferServiceStub, method: str, paper: bool, steps: int | None, cap: int
+) -> None:
+    request = tiny_request(method)
+    getattr(request, method).ClearField("steps")
+    if steps is not None:
+        getattr(request, method).steps = steps
+    request.paper = paper
+    request.optimization.until = pb.UNTIL_CONVERGED
+    responses = stub.Stylize(request, timeout=60)
+    stage = next(response.stage for response in responses if response.HasField("stage"))
+    responses.cancel()
+    assert stage.total_steps == cap
 
 
 def test_capped_gradients_give_another_picture(stub: StyleTransferServiceStub, outcomes: dict[str, Outcome]) -> None:

@@ -58,6 +58,7 @@ def _number_cases() -> dict[str, tuple[Edit, str]]:
         "output.format": (99,),
         "optimization.optimizer": (99,),
         "optimization.start": (99,),
+        "optimization.until": (99,),
     }
     return {f"{path}={value:g}": (_set(path, value), path) for path, values in wrong.items() for value in values}
 

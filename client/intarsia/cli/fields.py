@@ -24,7 +24,7 @@ _FLAGS = {
     "preview_interval": "--preview-every",
     "seed": "--seed",
 }
-_KNOB_FLAGS = {"steps": "--steps", "size": "--size", "format": "--output"}
+_KNOB_FLAGS = {"steps": "--steps", "until": "--until", "size": "--size", "format": "--output"}
 
 
 def with_typed_names(

@@ -50,10 +50,11 @@ class _PlainLines:
 
     def _progress(self, progress: pb.ProgressEvent) -> None:
         tenth = progress.step * _LINES_PER_STAGE // max(progress.total_steps, 1)
-        if tenth > self._tenth:
+        if tenth > self._tenth or progress.converged:
             self._tenth = tenth
             eta = f"  {_eta(progress)}" if progress.HasField("eta") else ""
-            _say(f"{progress.stage} {progress.step}/{progress.total_steps}  {_losses(progress)}{eta}")
+            converged = "  converged" if progress.converged else ""
+            _say(f"{progress.stage} {progress.step}/{progress.total_steps}  {_losses(progress)}{converged}{eta}")
 
 
 class _Bar(Progress):

@@ -49,6 +49,13 @@ def stylize(
     paper: Annotated[bool, typer.Option("--paper", help="The publication's own objective, weights and steps.")] = False,
     size: Annotated[int | None, typer.Option(help="The result's longer side in pixels.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the method's main stages.")] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="steps|converged",
+            help="When a stage ends; with 'converged', after --steps at the latest, whose default is then 500.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seeds the noise start.")] = 0,
     precision: Annotated[str, typer.Option(metavar="auto|fp32|bf16", help="Of the convolutions.")] = "auto",
     encoder: Annotated[str, typer.Option(help="embedded, torchvision, or a name that the server has.")] = "",
@@ -90,6 +97,7 @@ def stylize(
         paper=paper,
         size=size,
         steps=steps,
+        until=until,
         seed=seed,
         precision=precision,
         encoder=encoder,

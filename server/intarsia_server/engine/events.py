@@ -26,7 +26,7 @@ class StageStarted:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One step is done; `image` gives the picture as it is now."""
+    """One step is done; `image` gives the picture as it is now; `converged` says that the stage ends with it."""
 
     stage: str
     step: int
@@ -35,17 +35,19 @@ class StepDone:
     total: float
     fraction: float
     image: Callable[[], Pixels]
+    converged: bool = False
 
 
 @dataclass(frozen=True)
 class StageDone:
-    """A stage has ended with these losses, after that many seconds."""
+    """A stage has ended with these losses, after that many steps and seconds."""
 
     stage: str
     steps: int
     seconds: float
     losses: tuple[LossValue, ...]
     total: float
+    converged: bool = False
 
 
 @dataclass(frozen=True)

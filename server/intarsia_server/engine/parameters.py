@@ -14,6 +14,8 @@ from intarsia_server.engine.errors import InvalidInputError
 
 MAX_STEPS = 10_000
 MAX_WEIGHT = 1e12
+CONVERGED_STEPS = 500
+"""Default of every method's `steps` where a stage ends when it has converged: few stages need as many."""
 
 
 def _steps(default: int, paper: int) -> Any:
@@ -135,7 +137,13 @@ PAPER_METHOD = SingleShotParameters.method
 
 
 def resolve(
-    method: str, explicit: Mapping[str, Any], *, paper: bool, segment_count: int, prefix: str
+    method: str,
+    explicit: Mapping[str, Any],
+    *,
+    paper: bool,
+    segment_count: int,
+    prefix: str,
+    until_converged: bool = False,
 ) -> MethodParameters:
     """Fills in what the request leaves open, from the defaults or the publication, and checks what it sets.
 
@@ -145,6 +153,8 @@ def resolve(
         paper: whether open knobs take the publication's values.
         segment_count: for the range of `background`.
         prefix: path of the parameters in the request, for errors.
+        until_converged: whether `steps`, left open and not the publication's, is `CONVERGED_STEPS`. Other stages' steps
+            are few because more of them harm (docs/methods.md), and stay.
 
     Raises:
         InvalidInputError: a value out of range, or `paper` with a method that the publication does not have.
@@ -164,6 +174,8 @@ def resolve(
             values[knob.name] = value
         elif paper:
             values[knob.name] = knob.metadata.get("paper", knob.default)
+        elif until_converged and knob.name == "steps":
+            values[knob.name] = CONVERGED_STEPS
     return kind(**values)
 
 

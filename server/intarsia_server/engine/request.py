@@ -24,6 +24,13 @@ class Start(StrEnum):
     PALETTE = "palette"
 
 
+class Until(StrEnum):
+    """When a stage ends: after its steps, or when its objective has converged, after its steps at the latest."""
+
+    STEPS = "steps"
+    CONVERGED = "converged"
+
+
 class Precision(StrEnum):
     """What the encoder's convolutions run in; AUTO takes bf16 where the device has units for it."""
 
@@ -134,6 +141,7 @@ class Optimization:
     history: int
     start: Start
     start_image: bytes | None = None
+    until: Until = Until.STEPS
 
 
 @dataclass(frozen=True, kw_only=True)

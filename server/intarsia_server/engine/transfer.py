@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from intarsia_server.engine.cancel import Cancelled, poll
+from intarsia_server.engine.convergence import Convergence
 from intarsia_server.engine.encoder import Encoder, denormalise
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferEvent, TransferWarning
@@ -33,6 +34,7 @@ from intarsia_server.engine.request import (
     SoftMasks,
     Start,
     TransferRequest,
+    Until,
 )
 from intarsia_server.engine.weights import EMBEDDED
 
@@ -79,7 +81,8 @@ def transfer(
         optimizer = _optimizer(request, start)
         scope = None if stage.scope is None else torch.from_numpy(inputs.labels == stage.scope).to(composite.device)
         shown = partial(rooms.shown, scope=scope, onto=composite)
-        yield from _run_stage(stage, room.builder, optimizer, shown, (done, total_cost), cancelled)
+        convergence = Convergence() if request.optimization.until is Until.CONVERGED else None
+        yield from _run_stage(stage, room.builder, optimizer, convergence, shown, (done, total_cost), cancelled)
         done += stage.cost
         if index == 0:
             first = shown(optimizer.image)
@@ -104,6 +107,7 @@ def describe(request: TransferRequest, versions: dict[str, str]) -> dict[str, st
             "history": request.optimization.history,
             "start": request.optimization.start,
             "start_image_sha256": _sha256(request.optimization.start_image),
+            "until": request.optimization.until,
         },
         "output": asdict(request.output),
         "seed": request.seed,
@@ -145,6 +149,7 @@ def _run_stage(
     stage: Stage,
     builder: ObjectiveBuilder,
     optimizer: StepOptimizer,
+    convergence: Convergence | None,
     shown: Callable[[Tensor], Tensor],
     progress: tuple[float, float],
     cancelled: Cancelled,
@@ -163,16 +168,22 @@ def _run_stage(
         if not math.isfinite(evaluation.total):
             where = f"step {step} of stage {stage.name!r}"
             raise InvalidInputError("method", f"its objective is not finite at {where}; lower weights or learning rate")
+        converged = convergence is not None and convergence.reached(evaluation.total)
+        # A stage that ends here leaves no share of the job to be done, however many steps it could have taken.
+        share = 1.0 if converged else step / stage.steps
         yield StepDone(
             stage=stage.name,
             step=step,
             steps=stage.steps,
             losses=evaluation.losses,
             total=evaluation.total,
-            fraction=(done + stage.cost * step / stage.steps) / total_cost,
+            fraction=(done + stage.cost * share) / total_cost,
             image=lambda: _pixels(shown(optimizer.image)),
+            converged=converged,
         )
-    yield StageDone(stage.name, stage.steps, time.perf_counter() - began, evaluation.losses, evaluation.total)
+        if converged:
+            break
+    yield StageDone(stage.name, step, time.perf_counter() - began, evaluation.losses, evaluation.total, converged)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,10 @@ from intarsia_server.engine.request import ImageFormat, Precision, Work
 
 @dataclass(frozen=True)
 class ProgressEvent:
-    """One step is done; `fraction` is of the whole job, `eta_seconds` to its end, None until it can be told."""
+    """One step is done; `fraction` is of the whole job, `eta_seconds` to its end, None until it can be told.
+
+    With `converged` the stage ends with this step.
+    """
 
     stage: str
     step: int
@@ -25,6 +28,7 @@ class ProgressEvent:
     total_loss: float
     fraction: float
     eta_seconds: float | None
+    converged: bool = False
 
 
 @dataclass(frozen=True)

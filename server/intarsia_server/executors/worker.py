@@ -181,7 +181,14 @@ class _Worker:
                     eta = pace.eta(event.fraction)
                     send(
                         ProgressEvent(
-                            event.stage, event.step, event.steps, event.losses, event.total, event.fraction, eta
+                            stage=event.stage,
+                            step=event.step,
+                            total_steps=event.steps,
+                            losses=event.losses,
+                            total_loss=event.total,
+                            fraction=event.fraction,
+                            eta_seconds=eta,
+                            converged=event.converged,
                         )
                     )
                     if request.preview_interval and event.step % request.preview_interval == 0:

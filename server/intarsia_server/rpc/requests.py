@@ -34,6 +34,7 @@ from intarsia_server.engine.request import (
     SoftMasks,
     Start,
     TransferRequest,
+    Until,
 )
 from intarsia_server.engine.segmentation import MAX_SEGMENTS
 
@@ -71,7 +72,15 @@ def to_transfer_request(
     segments = _segments(request.segments)
     output = _output(request.output)
     method, explicit, path = _method(request)
-    parameters = resolve(method, explicit, paper=request.paper, segment_count=len(segments), prefix=path)
+    optimization = _optimization(request.optimization, paper=request.paper)
+    parameters = resolve(
+        method,
+        explicit,
+        paper=request.paper,
+        segment_count=len(segments),
+        prefix=path,
+        until_converged=optimization.until is Until.CONVERGED,
+    )
     background = getattr(parameters, "background", None)
     if background is not None and segments[background].style is None:
         raise InvalidInputError(f"{path}.background", f"segments[{background}] is kept, the background needs a style")
@@ -82,7 +91,7 @@ def to_transfer_request(
         segments=segments,
         parameters=parameters,
         paper=request.paper,
-        optimization=_optimization(request.optimization, paper=request.paper),
+        optimization=optimization,
         output=output,
         seed=request.seed,
         encoder=request.encoder or default_encoder,
@@ -224,6 +233,7 @@ def _optimization(options: pb.Optimization, *, paper: bool) -> Optimization:
         history=check_range(f"{path}.history", history, 1, 100),
         start=start,
         start_image=options.start_image.data if start is Start.IMAGE else None,
+        until=_enum(Until, pb.Until, options.until, Until.STEPS, f"{path}.until"),
     )
 
 

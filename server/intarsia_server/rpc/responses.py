@@ -143,6 +143,7 @@ def _progress(event: ProgressEvent) -> pb.ProgressEvent:
         losses=_losses(event.losses),
         total_loss=event.total_loss,
         fraction=event.fraction,
+        converged=event.converged,
     )
     if event.eta_seconds is not None:
         progress.eta.CopyFrom(_duration(event.eta_seconds))
@@ -156,6 +157,7 @@ def _summary(stage: StageDone) -> pb.StageSummary:
         run_time=_duration(stage.seconds),
         final_losses=_losses(stage.losses),
         final_total_loss=stage.total,
+        converged=stage.converged,
     )
 
 
