@@ -15,6 +15,16 @@ namespace intarsia {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+template <typename T>
+T* data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.data_ptr());
+}
+
+template <typename T>
+T* data(const std::optional<Tensor>& tensor) {
+  return tensor ? data<T>(*tensor) : nullptr;
+}
+
 constexpr int64_t kTile = 64;
 constexpr int64_t kMaxSegments = 256;
 

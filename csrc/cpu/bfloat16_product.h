@@ -2,12 +2,14 @@
 // no such product: its own rounds every sum to bfloat16.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
+#include <utility>
 
 #include "rows.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+// INTARSIA_PORTABLE: as where there is no such unit.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(INTARSIA_PORTABLE)
 #include <immintrin.h>
 #define INTARSIA_BFLOAT16_UNIT __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 #endif
@@ -33,9 +35,9 @@ constexpr int64_t kLanes = 16;
 constexpr int64_t kProductRows = 12;
 constexpr int64_t kProductColumns = 32;
 
-// Channels of a panel with room for whole products.
+// Channels of a panel with room for whole products; those beyond `channels` hold anything.
 inline int64_t panel_channels(int64_t channels) {
-  return (channels + kProductColumns - 1) / kProductColumns * kProductColumns + kLanes;
+  return (channels + kProductColumns - 1) / kProductColumns * kProductColumns;
 }
 
 // Two pixels of 16 channels, side by side.

@@ -1,12 +1,14 @@
 // What stands between the encoder's convolutions on the CPU: pooling and padding on the way in, the gradient's way back
 // through both and through the ReLU, and distances between feature maps. Each is one pass over memory.
+#include "../layers.h"
+
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <tuple>
 #include <vector>
 
-#include "../plan.h"
+#include "dispatch.h"
 #include "rows.h"
 
 namespace intarsia {
@@ -19,38 +21,11 @@ struct Map {
   int64_t height, width, channels;
 
   Map(const Tensor& tensor)
-      : values(static_cast<T*>(tensor.data_ptr())),
-        height(tensor.size(2)),
-        width(tensor.size(3)),
-        channels(tensor.size(1)) {}
+      : values(data<T>(tensor)), height(tensor.size(2)), width(tensor.size(3)), channels(tensor.size(1)) {}
 
   int64_t row_size() const { return width * channels; }
   T* row(int64_t n, int64_t y) const { return values + (n * height + y) * row_size(); }
 };
-
-void check_channels_last(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(tensor.dim() == 4, name, " has ", tensor.dim(), " dimensions; [N, C, H, W] is needed");
-  const int64_t channels = tensor.size(1), height = tensor.size(2), width = tensor.size(3);
-  const int64_t strides[4] = {height * width * channels, 1, width * channels, channels};
-  for (int64_t dim = 0; dim < 4; ++dim)
-    STD_TORCH_CHECK(tensor.size(dim) == 1 || tensor.numel() == 0 || tensor.stride(dim) == strides[dim], name,
-                    " is not channels_last");
-}
-
-void check_like(const Tensor& tensor, const char* name, const Tensor& features, std::initializer_list<int64_t> shape) {
-  check_channels_last(tensor, name);
-  STD_TORCH_CHECK(tensor.device() == features.device(), name, " is on another device than the features");
-  STD_TORCH_CHECK(tensor.scalar_type() == features.scalar_type(), name, " has another type than the features");
-  check_shape(tensor, name, shape);
-}
-
-// An uninitialised map, channels_last.
-Tensor empty_map(const Tensor& like, int64_t channels, int64_t height, int64_t width) {
-  const int64_t batch = like.size(0);
-  const int64_t sizes[] = {batch, height, width, channels};
-  const Tensor rows = torch::stable::new_empty(like, sizes);
-  return torch::stable::transpose(torch::stable::transpose(rows, 2, 3), 1, 2);
-}
 
 // Calls work(n, y) for every row of a batch of pictures.
 template <typename Work>
@@ -59,21 +34,6 @@ void for_rows(int64_t batch, int64_t rows, int64_t row_size, const Work& work) {
   torch::stable::parallel_for(0, batch * rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t number = begin; number < end; ++number) work(number / rows, number % rows);
   });
-}
-
-// Calls work with the types that serve maps of this type: how they lie, and how they are summed.
-template <typename Work>
-void dispatch(const Tensor& features, const Work& work) {
-  switch (features.scalar_type()) {
-    case ScalarType::Float:
-      return work(float(), float());
-    case ScalarType::Double:
-      return work(double(), double());
-    case ScalarType::BFloat16:
-      return work(Bfloat16(), float());
-    default:
-      STD_TORCH_CHECK(false, "features must be float32, float64 or bfloat16 on the CPU");
-  }
 }
 
 // out = means of 2 x 2 pixels
@@ -91,29 +51,26 @@ INTARSIA_CLONES void pool_row(T* __restrict out, const T* __restrict top, const 
 }
 
 Tensor convolution_input(const Tensor& features, bool pool, bool pad) {
-  check_channels_last(features, "features");
-  const int64_t batch = features.size(0), channels = features.size(1), margin = pad ? 1 : 0;
-  const int64_t height = pool ? features.size(2) / 2 : features.size(2);
-  const int64_t width = pool ? features.size(3) / 2 : features.size(3);
-  STD_TORCH_CHECK(height > 0 && width > 0, "features of ", features.size(2), "x", features.size(3), " leave no pixel");
-  const Tensor result = empty_map(features, channels, height + 2 * margin, width + 2 * margin);
-  dispatch(features, [&](auto stored, auto sum) {
+  const InnerSize size = check_convolution_input(features, pool);
+  const int64_t channels = features.size(1), margin = pad ? 1 : 0;
+  const Tensor result = empty_map(features, channels, size.height + 2 * margin, size.width + 2 * margin);
+  dispatch(features, "features", [&](auto stored, auto sum) {
     using T = decltype(stored);
     using A = decltype(sum);
     const Map<const T> from(features);
     const Map<T> to(result);
-    for_rows(batch, to.height, to.row_size(), [&](int64_t n, int64_t row) {
-      const int64_t y = std::clamp<int64_t>(row - margin, 0, height - 1);
+    for_rows(features.size(0), to.height, to.row_size(), [&](int64_t n, int64_t row) {
+      const int64_t y = std::clamp<int64_t>(row - margin, 0, size.height - 1);
       T* const begin = to.row(n, row);
       T* const inner = begin + margin * channels;
       if (pool) {
-        pool_row<A>(inner, from.row(n, 2 * y), from.row(n, 2 * y + 1), width, channels);
+        pool_row<A>(inner, from.row(n, 2 * y), from.row(n, 2 * y + 1), size.width, channels);
       } else {
-        copy_row(inner, from.row(n, y), width * channels);
+        copy_row(inner, from.row(n, y), size.width * channels);
       }
       if (!pad) return;
       copy_row(begin, inner, channels);
-      copy_row(inner + width * channels, inner + (width - 1) * channels, channels);
+      copy_row(inner + size.width * channels, inner + (size.width - 1) * channels, channels);
     });
   });
   return result;
@@ -233,21 +190,17 @@ void relu_backward_row(const Map<T>& to, const Map<const T>& output, const Folde
 
 Tensor relu_backward(const Tensor& output, const Tensor& gradient, bool pooled, bool padded,
                      const std::optional<Tensor>& added) {
-  check_channels_last(output, "output");
-  const int64_t batch = output.size(0), channels = output.size(1), margin = padded ? 2 : 0;
-  const int64_t height = output.size(2), width = output.size(3);
-  check_like(gradient, "gradient", output,
-             {batch, channels, (pooled ? height / 2 : height) + margin, (pooled ? width / 2 : width) + margin});
-  if (added) check_like(*added, "added", output, {batch, channels, height, width});
-  const Tensor result = empty_map(output, channels, height, width);
-  dispatch(output, [&](auto stored, auto sum) {
+  check_relu_backward(output, gradient, pooled, padded, added);
+  const int64_t batch = output.size(0), height = output.size(2);
+  const Tensor result = empty_map(output, output.size(1), height, output.size(3));
+  dispatch(output, "output", [&](auto stored, auto sum) {
     using T = decltype(stored);
     using A = decltype(sum);
     const Map<T> to(result);
     const Map<const T> through(output);
     const Folded<T, A> folded(gradient, padded);
     const int64_t size = to.row_size();
-    const T* extra = added ? static_cast<const T*>(added->data_ptr()) : nullptr;
+    const T* extra = data<const T>(added);
     for_rows(batch, height, size, [&](int64_t n, int64_t y) {
       thread_local std::vector<A> sums;
       sums.resize(size);
@@ -283,23 +236,18 @@ INTARSIA_CLONES A distance_row(T* __restrict gradient, const T* __restrict featu
 
 std::tuple<Tensor, Tensor> feature_loss(const Tensor& features, const Tensor& target,
                                         const std::optional<Tensor>& weight, double factor) {
-  check_channels_last(features, "features");
+  check_feature_loss(features, target, weight);
   const int64_t batch = features.size(0), channels = features.size(1);
   const int64_t height = features.size(2), width = features.size(3);
-  check_like(target, "target", features, {batch, channels, height, width});
-  if (weight) {
-    check_tensor(*weight, "weight", features, accumulator(features), 2);
-    check_shape(*weight, "weight", {height, width});
-  }
   const Tensor loss = torch::stable::new_empty(features, {}, accumulator(features));
   const Tensor gradient = empty_map(features, channels, height, width);
-  dispatch(features, [&](auto stored, auto sum) {
+  dispatch(features, "features", [&](auto stored, auto sum) {
     using T = decltype(stored);
     using A = decltype(sum);
     const Map<const T> from(features), to_match(target);
     const Map<T> to(gradient);
-    const A* weights = weight ? static_cast<const A*>(weight->data_ptr()) : nullptr;
-    const double share = factor / static_cast<double>(std::max<int64_t>(1, features.numel()));
+    const A* weights = data<const A>(weight);
+    const double share = mean_share(features, factor);
     // One sum a row, added in order below: the bits do not depend on the number of threads.
     std::vector<double> sums(batch * height);
     for_rows(batch, height, from.row_size(), [&](int64_t n, int64_t y) {
@@ -320,7 +268,7 @@ std::tuple<Tensor, Tensor> feature_loss(const Tensor& features, const Tensor& ta
     });
     double total = 0;
     for (const double row : sums) total += row;
-    *static_cast<A*>(loss.data_ptr()) = static_cast<A>(total * share);
+    *data<A>(loss) = static_cast<A>(total * share);
   });
   return {loss, gradient};
 }

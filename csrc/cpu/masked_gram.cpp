@@ -16,6 +16,7 @@
 
 #include "../plan.h"
 #include "bfloat16_product.h"
+#include "dispatch.h"
 #include "rows.h"
 
 namespace intarsia {
@@ -52,11 +53,6 @@ template <typename T>
 Tensor buffer(int64_t count) {
   const int64_t size[] = {count};
   return torch::stable::empty(size, kScalarType<T>, std::nullopt, kCpu);
-}
-
-template <typename T>
-T* data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.data_ptr());
 }
 
 // A matrix anywhere in memory.
@@ -268,12 +264,14 @@ class Forward {
       mean = whole ? mean_ + (n * plan_.segments() + part.segment) * c : data<A>(partial_mean_) + part.partial * c;
       std::fill(mean, mean + c, A(0));
     }
+#ifdef INTARSIA_BFLOAT16_UNIT
     if constexpr (std::is_same_v<T, Bfloat16>) {
       if (mean_ == nullptr && features_.channels_last && has_bfloat16_unit()) {
         accumulate_pairs(n, part, group, sum.values);
         return;
       }
     }
+#endif
     const Tensor panels = buffer<A>(panel_pixels_ * used * (plan_.weights ? 2 : 1));
     bool add = false;
     for (const Entries& entries : part.entries) {
@@ -403,21 +401,6 @@ class Forward {
   Tensor partial_gram_, partial_mean_;
 };
 
-// Calls work with the types that serve features of this type: how they lie, and how they are summed.
-template <typename Work>
-auto dispatch(ScalarType type, const Work& work) {
-  switch (type) {
-    case ScalarType::Float:
-      return work(float(), float());
-    case ScalarType::Double:
-      return work(double(), double());
-    case ScalarType::BFloat16:
-      return work(Bfloat16(), float());
-    default:
-      STD_TORCH_CHECK(false, "features must be float32, float64 or bfloat16 on the CPU");
-  }
-}
-
 void check_mass(const Tensor& mass, const Tensor& features, const MaskPlan& plan) {
   check_tensor(mass, "mass", features, accumulator(features), 1);
   check_shape(mass, "mass", {plan.segments()});
@@ -433,7 +416,7 @@ std::tuple<Tensor, Tensor> masked_gram(const Tensor& features, const Tensor& ind
   const Tensor gram = torch::stable::new_empty(input, {batch, segments, channels, channels}, accumulator(input));
   const Tensor mean = torch::stable::new_empty(input, {batch, segments, channels}, accumulator(input));
   if (batch == 0 || channels == 0) return {gram, mean};
-  dispatch(input.scalar_type(), [&](auto stored, auto sum) {
+  dispatch(input, "features", [&](auto stored, auto sum) {
     using A = decltype(sum);
     Forward<decltype(stored), A> forward(input, plan, mass, data<A>(gram), data<A>(mean));
     for (int64_t n = 0; n < batch; ++n) forward(n, nullptr, nullptr, nullptr);
@@ -456,7 +439,7 @@ std::tuple<Tensor, Tensor> masked_gram_loss(const Tensor& features, const Tensor
   const Tensor losses = torch::stable::new_zeros(input, {batch, segments}, accumulator(input));
   const Tensor difference = torch::stable::new_empty(input, {batch, segments, channels, channels}, accumulator(input));
   if (batch == 0 || channels == 0) return {losses, difference};
-  dispatch(input.scalar_type(), [&](auto stored, auto sum) {
+  dispatch(input, "features", [&](auto stored, auto sum) {
     using A = decltype(sum);
     Forward<decltype(stored), A> forward(input, plan, mass, data<A>(difference), nullptr);
     for (int64_t n = 0; n < batch; ++n) forward(n, data<A>(targets), data<A>(factors), data<A>(losses));
@@ -530,9 +513,9 @@ class Backward {
   void propagate(int64_t n, const Piece& piece, bool add) {
     const int64_t c = features_.channels, count = piece.entries.size();
     const int64_t number = n * plan_.segments() + piece.segment;
-    if constexpr (std::is_same_v<P, Bfloat16>) {
-      if (packed_) return propagate_pairs(n, piece, add);
-    }
+#ifdef INTARSIA_BFLOAT16_UNIT
+    if (packed_) return propagate_pairs(n, piece, add);
+#endif
     const Tensor panels = buffer<P>(2 * count * c);
     const Matrix<P> panel = features_.gather(n, indices(piece.entries), count, c, data<P>(panels));
     const Matrix<P> product{data<P>(panels) + count * c, c, count, panel.row_stride, panel.column_stride};
@@ -646,7 +629,7 @@ Tensor masked_gram_backward(const Tensor& features, const Tensor& indices, const
   }
   const Tensor gradient = torch::stable::empty_like(input);
   if (batch == 0 || channels == 0) return gradient;
-  dispatch(input.scalar_type(), [&](auto stored, auto sum) {
+  dispatch(input, "features", [&](auto stored, auto sum) {
     using T = decltype(stored);
     using A = decltype(sum);
     const auto run = [&](auto multiplied) {

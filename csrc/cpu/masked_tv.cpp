@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../plan.h"
+#include "dispatch.h"
 #include "rows.h"
 
 namespace intarsia {
@@ -120,24 +121,11 @@ std::tuple<Tensor, Tensor> masked_tv(const Tensor& image, const std::optional<Te
   const Tensor loss = torch::stable::new_empty(input, {}, accumulator(input));
   const Tensor gradient = torch::stable::empty_like(input);
   const Tensor* map = weight ? &*weight : nullptr;
-  const auto serve = [&](auto stored, auto sum) {
+  dispatch(input, "image", [&](auto stored, auto sum) {
     using T = decltype(stored);
     using A = decltype(sum);
-    run<T, A>(input, map, product, static_cast<A*>(loss.data_ptr()), static_cast<T*>(gradient.data_ptr()));
-  };
-  switch (input.scalar_type()) {
-    case ScalarType::Float:
-      serve(float(), float());
-      break;
-    case ScalarType::Double:
-      serve(double(), double());
-      break;
-    case ScalarType::BFloat16:
-      serve(Bfloat16(), float());
-      break;
-    default:
-      STD_TORCH_CHECK(false, "image must be float32, float64 or bfloat16 on the CPU");
-  }
+    run<T, A>(input, map, product, data<A>(loss), data<T>(gradient));
+  });
   return {loss, gradient};
 }
 

@@ -6,7 +6,7 @@
 
 #include <type_traits>
 
-#include "operands.cuh"
+#include "elementwise.cuh"
 
 namespace intarsia {
 
@@ -31,9 +31,7 @@ constexpr int kTvBlockColumns = 32 * kTvVector;  // of a block: 8 warps below ea
 constexpr int kTvBlockRows = kWarps * kTvRows;
 
 template <typename T>
-struct alignas(kTvVector * sizeof(T)) TvVector {
-  T values[kTvVector];
-};
+using TvVector = Vector<T, kTvVector>;
 
 template <typename T>
 __device__ void tv_load(const T* from, int left, bool wide, float (&to)[kTvVector]) {
@@ -50,16 +48,6 @@ __device__ void tv_load(const T* from, int left, bool wide, float (&to)[kTvVecto
 struct TvRow {
   float values[kTvVector], weights[kTvVector];
 };
-
-// Sum of a block's threads, in thread 0. shared: kWarps floats.
-__device__ inline float tv_block_sum(float value, float* shared) {
-  value = warp_sum(value);
-  if (thread_index().x % 32 == 0) shared[thread_index().x / 32] = value;
-  barrier();
-  float sum = 0.0f;
-  for (int warp = 0; warp < kWarps; ++warp) sum += shared[warp];
-  return sum;
-}
 
 // kPlanar: step is 1, so that most neighbours along the row are at hand. wide: every row starts at a multiple of a
 // vector's size, of the image and of the gradient; wide_weight: of the weight. Grid: planes x blocks of rows x columns.
@@ -154,17 +142,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
 
-  const float sum = tv_block_sum(loss, shared_memory<float>());
+  const float sum = block_sum(loss, shared_memory<float>());
   if (thread_index().x == 0) sums[block_index().x] = sum;
-}
-
-// loss = scale * the sum of all blocks' sums. One block.
-static __global__ void tv_loss(const float* sums, int count, float scale, float* loss) {
-  float sum = 0.0f;
-#pragma unroll 8
-  for (int i = thread_index().x; i < count; i += kThreads) sum += sums[i];
-  sum = tv_block_sum(sum, shared_memory<float>());
-  if (thread_index().x == 0) *loss = scale * sum;
 }
 
 // Blocks of the first kernel, and so floats of workspace.
@@ -190,10 +169,9 @@ void launch_masked_tv(const TvImage<T>& image, bool product, float* workspace, f
   const bool wide = aligned(image.data, sizeof(T)) && aligned(gradient, sizeof(T));
   const auto blocks = static_cast<int>(tv_workspace(image));
   const float scale = 1.0f / (static_cast<float>(image.planes) * image.rows * image.columns);
-  const size_t shared_bytes = kWarps * sizeof(float);
-  INTARSIA_LAUNCH(kernel, dim3(blocks), dim3(kThreads), shared_bytes, stream, image, scale, wide,
+  INTARSIA_LAUNCH(kernel, dim3(blocks), dim3(kThreads), kBlockSumBytes, stream, image, scale, wide,
                   aligned(image.weight, sizeof(float)), gradient, workspace);
-  INTARSIA_LAUNCH(tv_loss, dim3(1), dim3(kThreads), shared_bytes, stream, workspace, blocks, scale, loss);
+  INTARSIA_LAUNCH(scaled_sum, dim3(1), dim3(kThreads), kBlockSumBytes, stream, workspace, blocks, scale, loss);
 }
 
 }  // namespace intarsia

@@ -31,16 +31,6 @@ class CurrentStream {
   cudaStream_t stream_;
 };
 
-template <typename T>
-T* data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.data_ptr());
-}
-
-template <typename T>
-T* data(const std::optional<Tensor>& tensor) {
-  return tensor ? data<T>(*tensor) : nullptr;
-}
-
 inline Tensor new_floats(const Tensor& like, std::initializer_list<int64_t> size) {
   return torch::stable::new_empty(like, size, ScalarType::Float);
 }

@@ -232,6 +232,39 @@ py::tuple masked_tv(const Array<float>& image, bool channels_last, const MaybeAr
   return py::make_tuple(loss, gradient);
 }
 
+// Of an array that holds a map [N, H, W, C].
+LayerShape layer_shape(const Array<float>& map) {
+  const auto size = [&](int dim) { return static_cast<int>(map.shape(dim)); };
+  return {size(0), size(1), size(2), size(3)};
+}
+
+Array<float> convolution_input(const Array<float>& features, bool pool, bool pad, const Options& options) {
+  const LayerShape shape = layer_shape(features);
+  const int divisor = pool ? 2 : 1, margins = pad ? 2 : 0;
+  const LayerShape out_shape{shape.batch, shape.height / divisor + margins, shape.width / divisor + margins,
+                             shape.channels};
+  Array<float> out = empty({out_shape.batch, out_shape.height, out_shape.width, out_shape.channels});
+  run_convolution_input(features.data(), shape, pool, pad, options, out_shape, out.mutable_data());
+  return out;
+}
+
+Array<float> relu_backward(const Array<float>& output, const Array<float>& gradient, bool pooled, bool padded,
+                           const MaybeArray& added, const Options& options) {
+  Array<float> out = empty({output.shape(), output.shape() + output.ndim()});
+  run_relu_backward(output.data(), layer_shape(output), gradient.data(), layer_shape(gradient),
+                    added ? added->data() : nullptr, pooled, padded, options, out.mutable_data());
+  return out;
+}
+
+py::tuple feature_loss(const Array<float>& features, const Array<float>& target, const MaybeArray& weight, float share,
+                       const Options& options) {
+  float loss;
+  Array<float> gradient = empty({features.shape(), features.shape() + features.ndim()});
+  run_feature_loss(features.data(), target.data(), layer_shape(features), weight ? weight->data() : nullptr, share,
+                   options, &loss, gradient.mutable_data());
+  return py::make_tuple(loss, gradient);
+}
+
 }  // namespace
 }  // namespace intarsia
 
@@ -261,5 +294,11 @@ PYBIND11_MODULE(_emulator, module) {
   module.def("masked_gram_backward", masked_gram_backward, py::arg("features"), py::arg("channels_last"),
              py::arg("plan"), py::arg("matrices"), py::arg("scales"), py::arg("mean_gradient"), py::arg("options"));
   module.def("masked_tv", masked_tv, py::arg("image"), py::arg("channels_last"), py::arg("weight"), py::arg("product"),
+             py::arg("options"));
+  module.def("convolution_input", convolution_input, py::arg("features"), py::arg("pool"), py::arg("pad"),
+             py::arg("options"));
+  module.def("relu_backward", relu_backward, py::arg("output"), py::arg("gradient"), py::arg("pooled"),
+             py::arg("padded"), py::arg("added"), py::arg("options"));
+  module.def("feature_loss", feature_loss, py::arg("features"), py::arg("target"), py::arg("weight"), py::arg("share"),
              py::arg("options"));
 }

@@ -34,6 +34,20 @@ void run_masked_gram_backward(const FeatureMap<float>& features, const Plan& pla
 void run_masked_tv(const FeatureMap<float>& image, int height, const float* weight, bool product,
                    const Options& options, float* loss, float* gradient);
 
+// Of a map of channels_last.
+struct LayerShape {
+  int batch, height, width, channels;
+  int64_t count() const { return int64_t{batch} * height * width * channels; }
+};
+void run_convolution_input(const float* features, const LayerShape& shape, bool pool, bool pad, const Options& options,
+                           const LayerShape& out_shape, float* out);
+// added may be null.
+void run_relu_backward(const float* output, const LayerShape& shape, const float* gradient,
+                       const LayerShape& gradient_shape, const float* added, bool pooled, bool padded,
+                       const Options& options, float* out);
+void run_feature_loss(const float* features, const float* target, const LayerShape& shape, const float* weight,
+                      float share, const Options& options, float* loss, float* gradient);
+
 // Global memory with the given numbers, or with none yet. Where there are to be none at all, data is null.
 template <typename T>
 class Guarded {

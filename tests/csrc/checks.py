@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import dense
+import emulated
 import numpy as np
 from dense import EPSILON, backward, gram, hard_masks, make_plan, random, soft_masks, tv
 from emulated import Run, masked_gram, masked_gram_backward, masked_gram_loss, masked_tv
@@ -43,6 +45,8 @@ MODES = {
 LAYOUTS = {"nchw": False, "channels_last": True}
 # Matrices are rounded to TF32 for features of 16 bits too.
 BACKWARD_BOUND = {"tf32": 2.0**-10, "3xtf32": 2e-6, "bf16": 2.0**-11 + 2e-6, "f16": 2.0**-11 + 2e-6}
+# Pooled, padded.
+INPUTS = [(False, False), (False, True), (True, False), (True, True)]
 TV_KINDS = ["plain", "weighted", "product"]
 
 
@@ -117,6 +121,43 @@ def check_tv(emulator: Any, run: Run, shape: tuple[int, int, int, int], kind: st
     smallest = 2.0**-25 if run.kind == "f16" else 0
     bound = (EPSILON[run.kind] / 2 + 1e-6) * np.abs(expected) + 1e-6 * np.abs(expected).max() + smallest
     assert (np.abs(gradient - expected) <= bound).all()
+
+
+def stored(run: Run, size: np.ndarray) -> np.ndarray:
+    """The error of sums of a few numbers of that size, rounded to the features' type."""
+    # f16 has no normal numbers below 2^-14.
+    return (EPSILON[run.kind] / 2 + 1e-6) * size + (2.0**-25 if run.kind == "f16" else 0)
+
+
+def check_convolution_input(
+    emulator: Any, run: Run, shape: tuple[int, int, int, int], inputs: tuple[bool, bool]
+) -> None:
+    pool, pad = inputs
+    features = random(*shape, kind=run.kind)
+    result = emulated.convolution_input(emulator, run, features, pool=pool, pad=pad)
+    expected = dense.convolution_input(features, pool=pool, pad=pad)
+    size = dense.convolution_input(np.abs(features), pool=pool, pad=pad)
+    assert result.shape == expected.shape
+    assert (np.abs(result - expected) <= stored(run, size)).all()
+
+
+def check_relu_backward(emulator: Any, run: Run, shape: tuple[int, int, int, int], inputs: tuple[bool, bool]) -> None:
+    pooled, padded = inputs
+    output = random(*shape, kind=run.kind).clip(0)
+    gradient = random(*dense.convolution_input(output, pool=pooled, pad=padded).shape, seed=1, kind=run.kind)
+    for added in (None, random(*shape, seed=2, kind=run.kind)):
+        result = emulated.relu_backward(emulator, run, output, gradient, added, pooled=pooled, padded=padded)
+        expected, size = dense.relu_backward(output, gradient, added, pooled=pooled, padded=padded)
+        assert (np.abs(result - expected) <= stored(run, size)).all()
+
+
+def check_feature_loss(emulator: Any, run: Run, shape: tuple[int, int, int, int]) -> None:
+    features, target = (random(*shape, seed=seed, kind=run.kind) for seed in (0, 1))
+    for weight in (None, soft_masks(1, *shape[2:])[0]):
+        loss, gradient = emulated.feature_loss(emulator, run, features, target, weight, 0.3)
+        expected_loss, expected = dense.feature_loss(features, target, weight, 0.3)
+        np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+        assert (np.abs(gradient - expected) <= stored(run, np.abs(expected))).all()
 
 
 def check_bits(run: Run, call: Callable[[Run], np.ndarray | tuple[np.ndarray, ...]]) -> None:

@@ -127,3 +127,40 @@ def tv(image: np.ndarray, weight: np.ndarray | None, *, product: bool) -> tuple[
         gradient[tuple(high)] += 2 * share * change
         gradient[tuple(low)] -= 2 * share * change
     return loss / x.size, gradient * factor / x.size
+
+
+def convolution_input(features: np.ndarray, *, pool: bool, pad: bool) -> np.ndarray:
+    """Means of 2x2 pixels, then the edges once more."""
+    x = features.astype(np.float64)
+    if pool:
+        batch, channels, height, width = x.shape
+        x = x[:, :, : height // 2 * 2, : width // 2 * 2]
+        x = x.reshape(batch, channels, height // 2, 2, width // 2, 2).mean(axis=(3, 5))
+    return np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge") if pad else x
+
+
+def relu_backward(
+    output: np.ndarray, gradient: np.ndarray, added: np.ndarray | None, *, pooled: bool, padded: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The gradient by what went into the ReLU; and the same of the absolute values.
+
+    The transpose of `convolution_input`, found by asking it where each pixel of a map goes.
+    """
+    height, width = output.shape[2:]
+    pixels = np.eye(height * width).reshape(height * width, 1, height, width)
+    flows = convolution_input(pixels, pool=pooled, pad=padded)[:, 0]
+    more = np.zeros(output.shape) if added is None else added.astype(np.float64)
+    results = []
+    for convert in (np.asarray, np.abs):
+        flown = np.einsum("phw,nchw->ncp", flows, convert(gradient.astype(np.float64)), optimize=True)
+        results.append(np.where(output > 0, flown.reshape(output.shape) + convert(more), 0))
+    return results[0], results[1]
+
+
+def feature_loss(
+    features: np.ndarray, target: np.ndarray, weight: np.ndarray | None, share: float
+) -> tuple[float, np.ndarray]:
+    """A share of sum w (F - T)^2 and its gradient by F."""
+    difference = features.astype(np.float64) - target.astype(np.float64)
+    weighted = difference if weight is None else difference * weight.astype(np.float64)
+    return share * float((weighted * difference).sum()), 2 * share * weighted

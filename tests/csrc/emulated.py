@@ -76,3 +76,42 @@ def masked_tv(
     """The loss and the gradient [N, C, H, W]."""
     loss, gradient = emulator.masked_tv(run.laid_out(image), run.channels_last, weight, product, run.options(emulator))
     return loss, gradient.transpose(0, 3, 1, 2) if run.channels_last else gradient
+
+
+# Of the operators between the convolutions, which take channels_last alone.
+
+
+def _rows(maps: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(maps.transpose(0, 2, 3, 1))
+
+
+def _maps(rows: np.ndarray) -> np.ndarray:
+    return rows.transpose(0, 3, 1, 2)
+
+
+def convolution_input(emulator: Any, run: Run, features: np.ndarray, *, pool: bool, pad: bool) -> np.ndarray:
+    """The convolution's input [N, C, H', W']."""
+    return _maps(emulator.convolution_input(_rows(features), pool, pad, run.options(emulator)))
+
+
+def relu_backward(
+    emulator: Any,
+    run: Run,
+    output: np.ndarray,
+    gradient: np.ndarray,
+    added: np.ndarray | None,
+    *,
+    pooled: bool,
+    padded: bool,
+) -> np.ndarray:
+    """The gradient by the ReLU's input [N, C, H, W]."""
+    more = None if added is None else _rows(added)
+    return _maps(emulator.relu_backward(_rows(output), _rows(gradient), pooled, padded, more, run.options(emulator)))
+
+
+def feature_loss(
+    emulator: Any, run: Run, features: np.ndarray, target: np.ndarray, weight: np.ndarray | None, share: float
+) -> tuple[float, np.ndarray]:
+    """The loss and the gradient [N, C, H, W]."""
+    loss, gradient = emulator.feature_loss(_rows(features), _rows(target), weight, share, run.options(emulator))
+    return loss, _maps(gradient)

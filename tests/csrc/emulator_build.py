@@ -12,7 +12,7 @@ from typing import Any
 import pybind11
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-KERNELS = ("masked_gram", "masked_gram_backward", "masked_tv")
+KERNELS = ("masked_gram", "masked_gram_backward", "masked_tv", "layers")
 OPTIONS = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-DINTARSIA_EMULATOR"]
 # Two modules in one process must not share the emulator's state, as g++'s unique symbols would make them.
 OPTIONS += ["-fPIC", "-fvisibility=hidden", "-fno-gnu-unique"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from checks import (
     BACKWARD_BOUND,
+    INPUTS,
     LAYOUTS,
     MASKS,
     MODES,
@@ -16,12 +17,15 @@ from checks import (
     TV_KINDS,
     check_backward,
     check_bits,
+    check_convolution_input,
+    check_feature_loss,
     check_gram,
     check_loss,
+    check_relu_backward,
     check_tv,
 )
 from dense import hard_masks, make_plan, random, soft_masks
-from emulated import Run, masked_gram, masked_gram_backward, masked_tv
+from emulated import Run, feature_loss, masked_gram, masked_gram_backward, masked_tv
 
 CHANNELS = [1, 3, 5, 64, 72, 130]
 
@@ -158,39 +162,40 @@ def test_backward_of_matrices_beyond_the_range_of_half(emulator: Any) -> None:
     check_backward(emulator, Run("f16"), features, masks, BACKWARD_BOUND["f16"], matrix_scale=1e6)
 
 
-# Total variation
-
-
 @pytest.fixture(params=["f32", "bf16", "f16"])
-def tv_run(request: pytest.FixtureRequest) -> Run:
+def plain_run(request: pytest.FixtureRequest) -> Run:
+    """Of the kernels without tensor cores."""
     return Run(request.param)
+
+
+# Total variation
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", TV_KINDS)
 @pytest.mark.parametrize("shape", [(1, 3, 5, 6), (2, 3, 4, 8), (1, 1, 1, 1), (1, 1, 1, 9), (1, 2, 9, 1), (2, 5, 7, 3)])
-def test_tv(emulator: Any, tv_run: Run, layout: str, kind: str, shape: tuple[int, int, int, int]) -> None:
-    check_tv(emulator, dataclasses.replace(tv_run, channels_last=LAYOUTS[layout]), shape, kind)
+def test_tv(emulator: Any, plain_run: Run, layout: str, kind: str, shape: tuple[int, int, int, int]) -> None:
+    check_tv(emulator, dataclasses.replace(plain_run, channels_last=LAYOUTS[layout]), shape, kind)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", TV_KINDS)
 @pytest.mark.parametrize("shape", [(1, 3, 37, 141), (2, 1, 70, 132), (1, 4, 33, 64), (1, 2, 3, 300)])
 def test_tv_of_several_blocks(
-    emulator: Any, tv_run: Run, layout: str, kind: str, shape: tuple[int, int, int, int]
+    emulator: Any, plain_run: Run, layout: str, kind: str, shape: tuple[int, int, int, int]
 ) -> None:
-    check_tv(emulator, dataclasses.replace(tv_run, channels_last=LAYOUTS[layout]), shape, kind)
+    check_tv(emulator, dataclasses.replace(plain_run, channels_last=LAYOUTS[layout]), shape, kind)
 
 
 @pytest.mark.parametrize("kind", TV_KINDS)
-def test_tv_of_any_alignment(emulator: Any, tv_run: Run, kind: str) -> None:
+def test_tv_of_any_alignment(emulator: Any, plain_run: Run, kind: str) -> None:
     """Vectors need rows that start at their multiples; these start one number late."""
-    check_tv(emulator, dataclasses.replace(tv_run, offset=4 if tv_run.kind == "f32" else 2), (2, 3, 9, 16), kind)
+    check_tv(emulator, dataclasses.replace(plain_run, offset=4 if plain_run.kind == "f32" else 2), (2, 3, 9, 16), kind)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_tv_has_the_same_bits_in_any_order_of_threads(emulator: Any, tv_run: Run, layout: str) -> None:
-    run = dataclasses.replace(tv_run, channels_last=LAYOUTS[layout])
+def test_tv_has_the_same_bits_in_any_order_of_threads(emulator: Any, plain_run: Run, layout: str) -> None:
+    run = dataclasses.replace(plain_run, channels_last=LAYOUTS[layout])
     image, weight = random(2, 3, 40, 70, kind=run.kind), soft_masks(1, 40, 70)[0]
     check_bits(run, lambda each: masked_tv(emulator, each, image, weight, product=False))
 
@@ -202,6 +207,61 @@ def test_only_the_product_pulls_towards_grey(emulator: Any) -> None:
     assert loss == 0
     assert not gradient.any()
     assert masked_tv(emulator, Run(), flat, border, product=True)[0] > 0
+
+
+# Between the convolutions
+
+MAPS = [
+    (1, 1, 1, 1),
+    (2, 3, 5, 4),
+    (1, 8, 1, 6),
+    (1, 4, 7, 1),
+    (1, 16, 2, 2),
+    (2, 24, 3, 3),
+    (1, 12, 4, 7),
+    (3, 6, 2, 5),
+]
+
+
+@pytest.mark.parametrize("inputs", INPUTS, ids=str)
+@pytest.mark.parametrize("shape", [shape for shape in MAPS if min(shape[2:]) > 1], ids=str)
+def test_convolution_input(
+    emulator: Any, plain_run: Run, shape: tuple[int, int, int, int], inputs: tuple[bool, bool]
+) -> None:
+    check_convolution_input(emulator, plain_run, shape, inputs)
+    check_relu_backward(emulator, plain_run, shape, inputs)
+
+
+@pytest.mark.parametrize("pad", [False, True])
+@pytest.mark.parametrize("shape", MAPS, ids=str)
+def test_convolution_input_of_any_size(
+    emulator: Any, plain_run: Run, shape: tuple[int, int, int, int], pad: bool
+) -> None:
+    check_convolution_input(emulator, plain_run, shape, (False, pad))
+    check_relu_backward(emulator, plain_run, shape, (False, pad))
+
+
+@pytest.mark.parametrize("shape", MAPS, ids=str)
+def test_feature_loss(emulator: Any, plain_run: Run, shape: tuple[int, int, int, int]) -> None:
+    check_feature_loss(emulator, plain_run, shape)
+
+
+@pytest.mark.parametrize("offset", [False, True])
+def test_layers_of_several_blocks_and_any_alignment(emulator: Any, plain_run: Run, offset: bool) -> None:
+    """More vectors in a row than a block has; those that start one number late are read one by one."""
+    element = 4 if plain_run.kind == "f32" else 2
+    run = dataclasses.replace(plain_run, offset=element if offset else 0)
+    for shape in ((1, 136, 3, 70), (2, 1032, 2, 3)):
+        for inputs in INPUTS:
+            check_convolution_input(emulator, run, shape, inputs)
+            check_relu_backward(emulator, run, shape, inputs)
+        check_feature_loss(emulator, run, shape)
+
+
+def test_feature_loss_has_the_same_bits_in_any_order_of_threads(emulator: Any, plain_run: Run) -> None:
+    features, target = (random(2, 40, 9, 30, seed=seed, kind=plain_run.kind) for seed in (0, 1))
+    weight = soft_masks(1, 9, 30)[0]
+    check_bits(plain_run, lambda each: feature_loss(emulator, each, features, target, weight, 0.3))
 
 
 # All of them
@@ -224,3 +284,8 @@ def test_any_shape_mask_layout_and_order(emulator: Any, seed: int) -> None:
     check_loss(emulator, run, features, masks, MODES[mode][1])
     check_backward(emulator, run, features, masks, BACKWARD_BOUND[mode], mean=bool(rng.integers(2)))
     check_tv(emulator, run, (batch, channels, height, width), str(rng.choice(TV_KINDS)))
+    plain, shape = dataclasses.replace(run, exact=False), (batch, min(channels, 40), height + 1, width + 1)
+    inputs = INPUTS[int(rng.integers(len(INPUTS)))]
+    check_convolution_input(emulator, plain, shape, inputs)
+    check_relu_backward(emulator, plain, shape, inputs)
+    check_feature_loss(emulator, plain, shape)

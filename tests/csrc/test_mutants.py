@@ -14,10 +14,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import BACKWARD_BOUND, MASKS, MODES, SIZE, TV_KINDS, check_backward, check_gram, check_loss, check_tv
+from checks import (
+    BACKWARD_BOUND,
+    INPUTS,
+    MASKS,
+    MODES,
+    SIZE,
+    TV_KINDS,
+    check_backward,
+    check_convolution_input,
+    check_feature_loss,
+    check_gram,
+    check_loss,
+    check_relu_backward,
+    check_tv,
+)
 from dense import hard_masks, random
 from emulated import Run
-from emulator_build import CSRC, compile_kernel, link
+from emulator_build import CSRC, KERNELS, compile_kernel, link
 
 TYPES = {"f32": "float", "bf16": "Bfloat16"}
 WRONG = "wrong result"
@@ -277,6 +291,7 @@ MUTANTS = [
         "barrier();",
         "",
         WRONG,
+        file="elementwise.cuh",
     ),
     Mutant(
         "lost tail predicate of a row",
@@ -306,6 +321,87 @@ MUTANTS = [
         "",
         WRONG,
     ),
+    # Between the convolutions
+    Mutant(
+        "missing barrier",
+        "layers",
+        "barrier();",
+        "",
+        WRONG,
+        file="elementwise.cuh",
+    ),
+    Mutant(
+        "lost tail predicate of a row",
+        "layers",
+        "if (number < count) work",
+        "if (number <= count) work",
+        "written past the end of",
+    ),
+    Mutant(
+        "rows of one picture for all",
+        "layers",
+        "n = line / map.height, y",
+        "n = 0 * line / map.height, y",
+        WRONG,
+    ),
+    Mutant(
+        "margin of zeros",
+        "layers",
+        "for (int j = 0; j < kVector; ++j) means.values[j] = from_float<T>(0.25f * sums[j]);",
+        "for (int j = 0; j < kVector; ++j)\n"
+        "  means.values[j] = from_float<T>(y >= margin && x >= margin ? 0.25f * sums[j] : 0.0f);",
+        WRONG,
+    ),
+    Mutant(
+        "margin read beyond the picture",
+        "layers",
+        "larger(0, smaller(x - margin, out.width - 2 * margin - 1))",
+        "larger(0, x - margin)",
+        WRONG,
+    ),
+    Mutant(
+        "second margin's gradient lost",
+        "layers",
+        " + (at == size - 1 ? margin : 0)",
+        "",
+        WRONG,
+    ),
+    Mutant(
+        "dropped last row read",
+        "layers",
+        "if (from_y < height && from_x < width) {",
+        "{",
+        WRONG,
+    ),
+    Mutant(
+        "whole gradient to each of four",
+        "layers",
+        "pooled ? 0.25f : 1.0f",
+        "1.0f",
+        WRONG,
+    ),
+    Mutant(
+        "zeros let through",
+        "layers",
+        "to_float(through.values[j]) > 0.0f",
+        "to_float(through.values[j]) >= 0.0f",
+        WRONG,
+        kind="bf16",
+    ),
+    Mutant(
+        "added gradient behind no gate",
+        "layers",
+        "sums[j] : 0.0f);\n    store_vector(out + at, result);",
+        "sums[j] : added == nullptr ? 0.0f : to_float(added[at + j]));\n    store_vector(out + at, result);",
+        WRONG,
+    ),
+    Mutant(
+        "weight of another row",
+        "layers",
+        "weight[static_cast<int64_t>(y) * features.width + x]",
+        "weight[x]",
+        WRONG,
+    ),
 ]
 
 
@@ -320,9 +416,11 @@ def check(emulator: Any, kernel: str, kind: str, seeds: range) -> None:
                     check_forward_kernels(emulator, run, MODES[mode][1])
                 elif kernel == "masked_gram_backward":
                     check_backward_kernel(emulator, run, BACKWARD_BOUND[mode])
-                else:
+                elif kernel == "masked_tv":
                     for tv_kind in TV_KINDS:
                         check_tv(emulator, run, (1, 3, 9, 5), tv_kind)
+                else:
+                    check_layer_kernels(emulator, run)
 
 
 def check_forward_kernels(emulator: Any, run: Run, bound: float) -> None:
@@ -347,7 +445,15 @@ def check_backward_kernel(emulator: Any, run: Run, bound: float) -> None:
         check_backward(emulator, run, features, MASKS["some pixels in none"], bound)
 
 
-@pytest.mark.parametrize("kernel", ["masked_gram", "masked_gram_backward", "masked_tv"])
+def check_layer_kernels(emulator: Any, run: Run) -> None:
+    for shape in ((2, 16, 5, 3), (1, 3, 2, 5)):
+        for inputs in INPUTS:
+            check_convolution_input(emulator, run, shape, inputs)
+            check_relu_backward(emulator, run, shape, inputs)
+        check_feature_loss(emulator, run, shape)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", TYPES)
 def test_without_a_fault_nothing_shows(emulator: Any, kernel: str, kind: str) -> None:
     check(emulator, kernel, kind, range(2, 3))

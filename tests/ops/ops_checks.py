@@ -9,7 +9,7 @@ import ops_dense
 import torch
 from intarsia_server import ops
 from intarsia_server.ops import MaskPlan
-from ops_cases import accumulator, random
+from ops_cases import accumulator, laid_out, random
 from ops_dense import Value
 from torch import Tensor
 
@@ -49,6 +49,16 @@ def tolerance(features: Tensor) -> float:
     if features.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
         return 2.0**-9
     return 2.0**-14
+
+
+def loss_tolerance(features: Tensor, plan: MaskPlan) -> float:
+    """The same of the sums behind a loss, whose products a CPU's bfloat16 unit forms where pixels lie as rows.
+
+    Their left sides, weighted, are held as sums of two bfloat16 numbers, of 8 bits each.
+    """
+    rows = not features.is_contiguous() and features.is_contiguous(memory_format=torch.channels_last)
+    on_unit = features.device.type == "cpu" and features.dtype == torch.bfloat16 and rows
+    return tolerance(features) + (2.0**-16 if plan.weights is not None and on_unit else 0.0)
 
 
 def gradient_tolerance(features: Tensor, passes: int) -> float:
@@ -112,13 +122,11 @@ def targets_of(masks: Tensor, channels: int, like: Tensor, *, seed: int = 3) -> 
     return ((half + half.transpose(1, 2)) / 2).to(like), factors.to(like)
 
 
-def check_gram_loss(features: Tensor, masks: Tensor, *, seed: int = 3) -> None:
-    """Losses, difference and gradient."""
+def check_gram_loss(features: Tensor, masks: Tensor, *, seed: int = 3, exact_weights: bool = False) -> None:
+    """Losses, difference and gradient; `exact_weights`: even those of bfloat16 features are not rounded."""
     plan = plan_of(masks, features)
-    sums, stored = tolerance(features), gradient_tolerance(features, len(plan.group_tiles))
-    if features.dtype == torch.bfloat16 and plan.weights is not None:
-        # A feature times its weight may be held as the sum of two bfloat16 numbers, of 8 bits each.
-        sums += 2.0**-16
+    sums = tolerance(features) if exact_weights else loss_tolerance(features, plan)
+    stored = sums + gradient_tolerance(features, len(plan.group_tiles))
     targets, factors = targets_of(masks, features.shape[1], plan.mass, seed=seed)
     upstream = random(features.shape[0], len(masks), seed=seed + 2).to(plan.mass)
     losses = ops.masked_gram_loss(features, plan, targets, factors)
@@ -150,3 +158,47 @@ def check_tv(image: Tensor, weight: Tensor | None, *, product: bool) -> None:
     # Stored, then multiplied by the upstream gradient: two roundings.
     assert_near(gradient, scaled, epsilon + torch.finfo(image.dtype).eps, "gradient")
     assert_lies_like(gradient, image, "gradient")
+
+
+def _stored(dtype: torch.dtype) -> float:
+    """The error of a sum of a few numbers, in parts of its size, stored in a type."""
+    sums = accumulator(dtype)
+    return 4 * torch.finfo(sums).eps + (0 if dtype == sums else torch.finfo(dtype).eps / 2)
+
+
+def check_convolution_input(features: Tensor, *, pool: bool, pad: bool) -> None:
+    """Values, type and layout."""
+    result = ops.convolution_input(features, pool=pool, pad=pad)
+    expected = ops_dense.convolution_input(features, pool=pool, pad=pad)
+    assert_near(result, expected, _stored(features.dtype), "input")
+    assert result.dtype == features.dtype
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    # A new tensor, always: convolutions' ReLUs work in place.
+    assert result.data_ptr() != features.data_ptr()
+
+
+def check_relu_backward(output: Tensor, *, pooled: bool, padded: bool, seed: int = 7) -> None:
+    """With and without an added gradient."""
+    shape = ops_dense.convolution_input(output, pool=pooled, pad=padded).value.shape
+    gradient = laid_out(random(*shape, seed=seed).to(output), "channels_last")
+    for added in (None, laid_out(random(*output.shape, seed=seed + 1).to(output), "channels_last")):
+        result = ops.relu_backward(output, gradient, pooled=pooled, padded=padded, added=added)
+        expected = ops_dense.relu_backward(output, gradient, added, pooled=pooled, padded=padded)
+        # Up to 9 pixels of a padded gradient flow to one.
+        assert_near(result, expected, 4 * _stored(accumulator(output.dtype)) + _stored(output.dtype), "gradient")
+        assert result.dtype == output.dtype
+        assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+def check_feature_loss(features: Tensor, weight: Tensor | None, *, factor: float = 0.3, seed: int = 9) -> None:
+    """Loss and gradient; the weight is float64."""
+    target = laid_out(random(*features.shape, seed=seed).to(features), "channels_last")
+    given = None if weight is None else weight.to(features.device, accumulator(features.dtype))
+    loss, gradient = ops.feature_loss(features, target, given, factor)
+    expected, expected_gradient = ops_dense.feature_loss(features, target, weight, factor)
+    assert loss.shape == ()
+    assert loss.dtype == accumulator(features.dtype)
+    assert_near(loss, expected, 2.0**-46 if features.dtype == torch.float64 else 2.0**-19, "loss")
+    assert_near(gradient, expected_gradient, _stored(features.dtype), "gradient")
+    assert gradient.dtype == features.dtype
+    assert gradient.is_contiguous(memory_format=torch.channels_last)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's customary name
 from torch import Tensor
 
 
@@ -105,3 +106,35 @@ def tv(image: Tensor, weight: Tensor | None, *, product: bool) -> tuple[Value, V
         own = (x * factor).square() / x.numel()
         size, gradient_size = size + own.sum(), gradient_size + 2 * own.sqrt() * factor / x.numel() ** 0.5
     return Value(value, size), Value(gradient, gradient_size)
+
+
+def _convolution_input(x: Tensor, *, pool: bool, pad: bool) -> Tensor:
+    x = F.avg_pool2d(x, 2) if pool else x
+    return F.pad(x, (1, 1, 1, 1), mode="replicate") if pad else x
+
+
+def convolution_input(features: Tensor, *, pool: bool, pad: bool) -> Value:
+    """Pooled and padded by torch."""
+    x = _double(features)
+    return Value(*(_convolution_input(y, pool=pool, pad=pad) for y in (x, x.abs())))
+
+
+def relu_backward(output: Tensor, gradient: Tensor, added: Tensor | None, *, pooled: bool, padded: bool) -> Value:
+    """The gradient by the ReLU's input, by autograd through the ReLU, the pooling and the padding."""
+    results = []
+    for convert in (_double, lambda tensor: _double(tensor).abs()):
+        x = _double(output).requires_grad_()
+        through = x.relu()
+        read, grads = [_convolution_input(through, pool=pooled, pad=padded)], [convert(gradient)]
+        if added is not None:
+            read, grads = [*read, through], [*grads, convert(added)]
+        results += torch.autograd.grad(read, x, grads)
+    return Value(*results)
+
+
+def feature_loss(features: Tensor, target: Tensor, weight: Tensor | None, factor: float) -> tuple[Value, Value]:
+    """The loss, factor mean(w (F - T)^2), and its gradient by F, by autograd."""
+    x = _double(features).requires_grad_()
+    loss = factor * ((1 if weight is None else _double(weight)) * (x - _double(target)).square()).mean()
+    (gradient,) = torch.autograd.grad(loss, x)
+    return Value(loss.detach(), loss.detach().abs()), Value(gradient, gradient.abs())

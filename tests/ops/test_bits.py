@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from ops_cases import Shape
-from ops_samples import Arguments, operator, samples, tensors
+from ops_samples import FALLBACK, Arguments, operator, samples, tensors
 from torch import Tensor
 
-OPERATORS = ("masked_gram", "masked_gram_loss", "masked_gram_backward", "masked_tv")
 SHAPES: tuple[Shape, ...] = ((1, 16, 120, 128), (2, 70, 33, 37), (1, 300, 24, 40), (1, 512, 12, 40))
 LAYOUTS = ("contiguous", "channels_last")
 
@@ -19,7 +18,7 @@ def _bits(tensor: Tensor) -> Tensor:
 def _calls(device: torch.device, shape: Shape) -> list[tuple[str, str, Arguments]]:
     return [
         (name, f"{what}, {shape}", arguments)
-        for name in OPERATORS
+        for name in FALLBACK
         for what, arguments in samples(name, device, shape=shape, layouts=LAYOUTS)
     ]
 

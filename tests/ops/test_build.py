@@ -233,6 +233,42 @@ def test_a_damaged_extension_is_an_error(tmp_path: Path) -> None:
     assert f"ImportError: the compiled operators do not load with torch {torch.__version__}: " in done.stderr
 
 
+# What processors without a bfloat16 unit run
+
+WITHOUT_UNIT = """
+import torch
+from intarsia_server import ops
+from ops_cases import features, hard_masks, soft_masks
+from ops_checks import check_gram, check_gram_loss
+assert ops.IMPLEMENTATION == "torch"
+torch.ops.load_library({library!r})
+for name in ("masked_gram", "masked_gram_loss", "masked_gram_backward"):
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"intarsia::{{name}}", "CPU")
+for shape in ((2, 70, 9, 15), (1, 130, 33, 37)):
+    for layout in ("contiguous", "channels_last"):
+        x = features(shape, torch.bfloat16, layout, device=torch.device("cpu"))
+        for masks in (hard_masks(3, *shape[2:], uncovered=0.2), soft_masks(3, *shape[2:])):
+            check_gram(x, masks)
+            check_gram_loss(x, masks, exact_weights=True)
+"""
+
+
+def test_without_a_bfloat16_unit_float32_serves(tmp_path: Path) -> None:
+    """The same sources, compiled as for a processor that has no such instructions, round no weights."""
+    found, library = extension(FORCE_CPU="1"), tmp_path / "masked_gram.so"
+    package(tmp_path)
+    options = ["-std=c++20", "-O1", "-shared", "-fPIC", "-DINTARSIA_PORTABLE"]
+    options += [f"-D{name}" if value is None else f"-D{name}={value}" for name, value in found.macros.items()]
+    options += [f"-I{folder}" for folder in found.folders]
+    torch_libraries = Path(torch.__file__).parent / "lib"
+    libraries = [f"-L{torch_libraries}", f"-Wl,-rpath,{torch_libraries}", "-ltorch", "-ltorch_cpu", "-lc10"]
+    source = str(ROOT / "csrc/cpu/masked_gram.cpp")
+    subprocess.run(["c++", *options, source, *libraries, "-o", str(library)], check=True)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent)])
+    done = python(WITHOUT_UNIT.format(library=str(library)), cwd=tmp_path, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+
+
 # nvcc's word on the kernels
 
 

@@ -8,10 +8,9 @@ import torch
 from intarsia_server import ops
 from ops_cases import features, hard_masks, random, soft_masks
 from ops_checks import plan_of, targets_of
-from ops_samples import operator, samples, tensors
+from ops_samples import FALLBACK, operator, samples, tensors
 from torch import Tensor
 
-OPERATORS = ("masked_gram", "masked_gram_loss", "masked_gram_backward", "masked_tv")
 LAYOUTS = ("contiguous", "channels_last")
 
 
@@ -39,7 +38,7 @@ def _value_and_gradient(objective: Callable[[Tensor], Tensor], x: Tensor) -> tup
 def test_stream_operators(device: torch.device) -> None:
     """Work on another stream waits for what is before it there: inputs appear only after a long delay."""
     stream = torch.cuda.Stream()
-    for name in OPERATORS:
+    for name in FALLBACK:
         for what, (x, *rest) in samples(name, device, shape=(1, 70, 33, 37), layouts=LAYOUTS):
             expected = tensors(operator(name)(x, *rest))
             late = torch.zeros_like(x)
@@ -68,7 +67,7 @@ def test_stream_gradients(device: torch.device) -> None:
 
 def test_graph_operators(device: torch.device) -> None:
     """A captured call reads its inputs anew at each replay."""
-    for name in OPERATORS:
+    for name in FALLBACK:
         for what, (x, *rest) in samples(name, device, shape=(1, 70, 33, 37), layouts=LAYOUTS):
             given = x.clone(memory_format=torch.preserve_format)
             operator(name)(given, *rest)
@@ -108,7 +107,7 @@ def test_second_device(device: torch.device) -> None:
     """Kernels run where the features are, whatever the current device."""
     if device.type != "cuda" or torch.cuda.device_count() < 2:
         return
-    for name in OPERATORS:
+    for name in FALLBACK:
         for what, arguments in samples(name, device, layouts=("contiguous",)):
             moved = [a.to("cuda:1") if isinstance(a, Tensor) else a for a in arguments]
             pairs = zip(tensors(operator(name)(*moved)), tensors(operator(name)(*arguments)), strict=True)
@@ -117,7 +116,7 @@ def test_second_device(device: torch.device) -> None:
 
 def test_small_calls_for_the_sanitizer(device: torch.device) -> None:
     """Each operator once with each type, layout and kind of masks, about the edges of tiles and channel blocks."""
-    for name in OPERATORS:
+    for name in FALLBACK:
         for shape in ((2, 70, 9, 15), (1, 131, 7, 11), (1, 1, 1, 1), (1, 64, 8, 16)):
             for what, arguments in samples(name, device, shape=shape):
                 for output in tensors(operator(name)(*arguments)):

@@ -11,7 +11,7 @@ import torch
 from intarsia_server import ops
 from ops_cases import accumulator, features, hard_masks, random, soft_masks
 from ops_checks import plan_of, targets_of
-from ops_samples import operator, samples
+from ops_samples import CHANNELS_LAST, operator, samples, tensors
 from torch import Tensor
 
 Call = Callable[[Tensor], Tensor]
@@ -55,6 +55,14 @@ def test_gradients_of_what_serves_the_backward_pass(device: torch.device) -> Non
             _, second = operator(name)(*arguments)
             with pytest.raises(RuntimeError, match=message):
                 second.sum().backward()
+
+
+def test_gradients_of_what_the_encoder_walks_back_by_itself(device: torch.device) -> None:
+    for name in CHANNELS_LAST:
+        for _, (x, *rest) in samples(name, device):
+            *_, result = tensors(operator(name)(x.requires_grad_(), *rest))
+            with pytest.raises(RuntimeError, match=f"{name} is part of the encoder's own way back"):
+                result.sum().backward()
 
 
 def test_gradients_of_masks(device: torch.device) -> None:
@@ -179,6 +187,30 @@ MALFORMED: list[tuple[str, int, Callable[[Any], Any], str]] = [
     ),
     ("masked_tv", 0, lambda x: x[0], r"image has 3 dimensions; \[N, C, H, W\] is needed"),
     ("masked_tv", 1, lambda x: x.T.contiguous(), "weight has size 15 in dimension 0, not 9"),
+    ("convolution_input", 0, lambda x: x[0], r"features has 3 dimensions; \[N, C, H, W\] is needed"),
+    ("convolution_input", 0, lambda x: x.contiguous(), "features is not channels_last"),
+    ("convolution_input", 0, lambda x: x[:, :, :, :-1], "features is not channels_last"),
+    ("convolution_input", 0, lambda x: x[:1, :, :1], "features of 1x15 leaves no pixel"),
+    ("convolution_input", 0, lambda x: x.int(), "features must be float32"),
+    ("relu_backward", 0, lambda x: x[0], r"output has 3 dimensions; \[N, C, H, W\] is needed"),
+    ("relu_backward", 0, lambda x: x.contiguous(), "output is not channels_last"),
+    ("relu_backward", 0, lambda x: x[:1, :, :1], "output of 1x15 leaves no pixel"),
+    ("relu_backward", 1, lambda x: x.contiguous(), "gradient is not channels_last"),
+    ("relu_backward", 1, lambda x: x.half(), "gradient has another type than the features"),
+    ("relu_backward", 1, lambda x: x[:1], "gradient has size 1 in dimension 0, not 2"),
+    ("relu_backward", 2, lambda _: False, "gradient has size 6 in dimension 2, not 11"),
+    ("relu_backward", 3, lambda _: False, "gradient has size 6 in dimension 2, not 4"),
+    ("relu_backward", 4, lambda x: x.contiguous(), "added is not channels_last"),
+    ("relu_backward", 4, lambda x: x.half(), "added has another type than the features"),
+    ("relu_backward", 4, lambda x: x[:1], "added has size 1 in dimension 0, not 2"),
+    ("feature_loss", 0, lambda x: x[0], r"features has 3 dimensions; \[N, C, H, W\] is needed"),
+    ("feature_loss", 0, lambda x: x.contiguous(), "features is not channels_last"),
+    ("feature_loss", 1, lambda x: x.contiguous(), "target is not channels_last"),
+    ("feature_loss", 1, lambda x: x.half(), "target has another type than the features"),
+    ("feature_loss", 1, lambda x: x[:1], "target has size 1 in dimension 0, not 2"),
+    ("feature_loss", 2, lambda x: x.half(), "weight has the wrong type"),
+    ("feature_loss", 2, lambda x: x.T, "weight is not contiguous"),
+    ("feature_loss", 2, lambda x: x.T.contiguous(), "weight has size 15 in dimension 0, not 9"),
 ]
 
 
@@ -190,7 +222,7 @@ def test_malformed_arguments(
 ) -> None:
     """Of the operators themselves, which check before they touch memory."""
     # The last sample of each has every optional argument.
-    *_, (_, arguments) = samples(name, device, layouts=("contiguous",))
+    *_, (_, arguments) = samples(name, device, layouts=("contiguous", "channels_last"))
     operator(name)(*arguments)
     with pytest.raises(RuntimeError, match=message):
         operator(name)(*_with(position, change)(arguments))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from intarsia_server import ops
 from ops_cases import features, soft_masks
 from ops_checks import plan_of, targets_of
-from ops_samples import Arguments, operator, samples, tensors
+from ops_samples import FALLBACK, Arguments, operator, samples, tensors
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+Result = TypeVar("Result")
 OPCHECK_LAYOUTS = ("contiguous", "channels_last", "padded")
 WITHOUT_GRADIENT = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
 
@@ -46,6 +47,18 @@ def test_opcheck_masked_tv(device: torch.device) -> None:
     _opcheck_without_gradient("masked_tv", device)
 
 
+def test_opcheck_convolution_input(device: torch.device) -> None:
+    _opcheck_without_gradient("convolution_input", device)
+
+
+def test_opcheck_relu_backward(device: torch.device) -> None:
+    _opcheck_without_gradient("relu_backward", device)
+
+
+def test_opcheck_feature_loss(device: torch.device) -> None:
+    _opcheck_without_gradient("feature_loss", device)
+
+
 def test_opcheck_autograd_registration(device: torch.device) -> None:
     for name in ("masked_gram", "masked_gram_loss", "masked_tv"):
         for _, arguments in samples(name, device, layouts=("contiguous",), shape=(2, 5, 9, 15)):
@@ -59,7 +72,7 @@ def _significant_strides(tensor: Tensor) -> list[int]:
 
 
 def test_fake_outputs_lie_like_the_real_ones(device: torch.device) -> None:
-    for name in ("masked_gram", "masked_gram_loss", "masked_gram_backward", "masked_tv"):
+    for name in FALLBACK:
         for shape in ((2, 70, 9, 15), (1, 1, 9, 15), (2, 5, 1, 1)):
             for what, arguments in samples(name, device, shape=shape):
                 real = tensors(operator(name)(*arguments))
@@ -96,10 +109,10 @@ def _value_and_gradient(function: Callable[[Tensor], Tensor], x: Tensor) -> tupl
     return value.detach(), torch.autograd.grad(value, x)[0]
 
 
-def _compiled(function: Callable[[Tensor], Tensor], backend: str) -> Callable[[Tensor], Tensor]:
+def _compiled(function: Callable[[Tensor], Result], backend: str) -> Callable[[Tensor], Result]:
     torch._dynamo.reset()
     compiled: Any = torch.compile(function, fullgraph=True, backend=backend)
-    result: Callable[[Tensor], Tensor] = compiled
+    result: Callable[[Tensor], Result] = compiled
     return result
 
 
@@ -126,6 +139,20 @@ def test_compiles_for_changing_shapes(device: torch.device) -> None:
         masks = soft_masks(2, height, width)
         weight, plan = masks[0].to(device, torch.float32), plan_of(masks, x)
         assert torch.equal(compiled(x, weight, plan), function(x, weight, plan))
+
+
+def test_compiles_layers_in_one_graph(device: torch.device, dtype: torch.dtype) -> None:
+    """A convolution's way there and back, and a loss; none of them asks for a gradient."""
+
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = ops.convolution_input(x, pool=True, pad=True)
+        loss, gradient = ops.feature_loss(inputs, 2 * inputs, None, 0.3)
+        return loss, ops.relu_backward(x, gradient, pooled=True, padded=True, added=x)
+
+    x = features((2, 20, 9, 15), dtype, "channels_last", device=device).detach()
+    for got, wanted in zip(_compiled(function, "aot_eager")(x), function(x), strict=True):
+        assert torch.equal(got, wanted)
+        assert got.stride() == wanted.stride()
 
 
 def test_compiles_with_inductor(device: torch.device) -> None:

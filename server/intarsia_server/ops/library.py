@@ -6,6 +6,7 @@ keys. All that stands above a kernel is written once, here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ masked_gram: gram [N, R, C, C], sum_p m f f^T / mass; mean [N, R, C], sum_p m f 
 masked_gram_loss: losses [N, R], factors_r |G_r - A_r|_F^2 for targets A [R, C, C]; difference [N, R, C, C], G - A.
 masked_gram_backward: sum_r m_r(p) (scales[n, r] M_nr f_p + mean_gradient[n, r]), as features lie; M_nr is
 matrices[n, r], which are symmetric, or else matrices[n, r] plus its transpose.
+convolution_input, relu_backward, feature_loss: as the functions of the same name in `layers`; autograd is refused.
 masked_tv: loss, a scalar, and gradient, d loss / d image.
 """
 
@@ -78,6 +80,29 @@ def _(features: Tensor, *plan: Any) -> tuple[Tensor, Tensor]:
 def _(features: Tensor, *rest: Any) -> Tensor:
     del rest
     return torch.empty_like(features, memory_format=memory_format(features))
+
+
+def _empty_map(like: Tensor, height: int, width: int) -> Tensor:
+    """[N, C, height, width], channels_last."""
+    return like.new_empty(like.shape[0], height, width, like.shape[1]).permute(0, 3, 1, 2)
+
+
+@torch.library.register_fake("intarsia::convolution_input")
+def _(features: Tensor, pool: bool, pad: bool) -> Tensor:
+    height, width = (side // (2 if pool else 1) + (2 if pad else 0) for side in features.shape[2:])
+    return _empty_map(features, height, width)
+
+
+@torch.library.register_fake("intarsia::relu_backward")
+def _(output: Tensor, *rest: Any) -> Tensor:
+    del rest
+    return _empty_map(output, *output.shape[2:])
+
+
+@torch.library.register_fake("intarsia::feature_loss")
+def _(features: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    del rest
+    return features.new_empty((), dtype=_accumulator(features)), _empty_map(features, *features.shape[2:])
 
 
 @torch.library.register_fake("intarsia::masked_tv")
@@ -155,13 +180,21 @@ def _gram_loss_backward(ctx: Any, grad: Tensor | None, grad_difference: Tensor |
     return (result, *[None] * 8)
 
 
-def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     del ctx, inputs, output
 
 
 def _no_double_backward(ctx: Any, grad: Tensor) -> None:
     del ctx, grad
     raise RuntimeError("intarsia::masked_gram has no second derivative: double backward is not supported")
+
+
+def _no_gradient(name: str) -> Callable[..., Any]:
+    def refuse(ctx: Any, *grads: Tensor | None) -> None:
+        del ctx, grads
+        raise RuntimeError(f"intarsia::{name} is part of the encoder's own way back, autograd finds no gradient by it")
+
+    return refuse
 
 
 def _save_tv(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -184,3 +217,5 @@ torch.library.register_autograd("intarsia::masked_gram", _gram_backward, setup_c
 torch.library.register_autograd("intarsia::masked_gram_loss", _gram_loss_backward, setup_context=_save_gram_loss)
 torch.library.register_autograd("intarsia::masked_gram_backward", _no_double_backward, setup_context=_save_nothing)
 torch.library.register_autograd("intarsia::masked_tv", _tv_backward, setup_context=_save_tv)
+for _name in ("convolution_input", "relu_backward", "feature_loss"):
+    torch.library.register_autograd(f"intarsia::{_name}", _no_gradient(_name), setup_context=_save_nothing)
