@@ -87,7 +87,7 @@ def test_gradient_is_that_of_autograd(
     image = picture(size)
     # A ReLU whose input is about 0 may be open in float32 and shut in float64.
     for each, precision, bound in ((fine, torch.float64, 1e-5), (encoder, torch.float32, 0.02)):
-        forward = (each.padding_with_zeros() if zeros else each).run(image, layers)
+        forward = (each.padding_with_zeros if zeros else each).run(image, layers)
         gradients = upstream(forward.features, layers)
         found = forward.backward({layer: gradient.to(precision) for layer, gradient in gradients.items()})
         assert found.shape == image.shape
@@ -134,7 +134,7 @@ def test_of_no_layer_is_zero(encoder: Encoder) -> None:
 def test_bfloat16_is_close(encoder: Encoder, coarse: Encoder, zeros: bool) -> None:
     image = picture((64, 80))
     exact, rough = (
-        (each.padding_with_zeros() if zeros else each).run(image, USED_LAYERS) for each in (encoder, coarse)
+        (each.padding_with_zeros if zeros else each).run(image, USED_LAYERS) for each in (encoder, coarse)
     )
     gradients = upstream(exact.features, USED_LAYERS)
     found = rough.backward({layer: gradient.bfloat16() for layer, gradient in gradients.items()})
