@@ -42,7 +42,7 @@ class Case:
 
 
 CASES = (
-    *(Case(method, 300) for method in ("gatys", "sequential-smooth", "single-shot")),
+    *(Case(method, 300) for method in ("gatys", "sequential", "sequential-smooth", "single-shot")),
     *(Case("masked-gram", size) for size in (150, 300, 600, 900)),
     *(Case("blended", size) for size in (300, 600)),
     *(Case("masked-gram", size, "fp32") for size in (300, 600)),
@@ -123,13 +123,20 @@ def workers_of(pid: int) -> list[int]:
             yield child
             yield from below(child)
 
-    return [child for child in below(pid) if SPAWNED in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")]
+    return [child for child in below(pid) if SPAWNED in _arguments(child)]
 
 
 def largest_memory(pid: int) -> int:
     """The largest resident set of a process, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+def _arguments(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []  # it has ended
 
 
 def _parent(process: Path) -> int:

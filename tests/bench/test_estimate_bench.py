@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,10 +27,12 @@ def test_errors() -> None:
 
 def test_workers_are_found_below_a_server() -> None:
     """By what their command line says, at any depth."""
-    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()', '--multiprocessing-fork'])"
+    worker = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()', '--multiprocessing-fork'])"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as server:
         try:
-            while not (found := workers_of(os.getpid())):
+            # Not all of this process: servers of other tests may run below it, too.
+            while not (found := workers_of(server.pid)):
                 assert server.poll() is None
             assert len(found) == 1
             assert Path(f"/proc/{found[0]}/cmdline").read_bytes().endswith(b"--multiprocessing-fork\0")

@@ -76,6 +76,21 @@ def test_table(server: FakeServer, pictures: Path, monkeypatch: pytest.MonkeyPat
     }
 
 
+def test_an_upper_bound_says_so(server: FakeServer, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def bound(request: pb.EstimateRequest, context: grpc.ServicerContext) -> pb.EstimateResponse:
+        response = good_estimate(request, context)
+        response.at_most = True
+        return response
+
+    server.guess = bound
+    done = estimate(server, "--until", "converged")
+    assert re.search(r"coarse\s+2 min\s+at most 10 steps", done.stdout)
+    assert re.search(r"at most\s+1 h 42 min\s+60x40", done.stdout)
+    assert "in all" not in done.stdout
+
+
 @pytest.mark.parametrize(("wait", "shown"), [(Duration(seconds=90), "90.0 s"), (None, "?")])
 def test_a_queue_is_shown(server: FakeServer, pictures: Path, wait: Duration | None, shown: str) -> None:
     def busy(request: pb.EstimateRequest, context: grpc.ServicerContext) -> pb.EstimateResponse:

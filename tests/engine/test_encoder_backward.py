@@ -133,9 +133,7 @@ def test_of_no_layer_is_zero(encoder: Encoder) -> None:
 
 def test_bfloat16_is_close(encoder: Encoder, coarse: Encoder, zeros: bool) -> None:
     image = picture((64, 80))
-    exact, rough = (
-        (each.padding_with_zeros if zeros else each).run(image, USED_LAYERS) for each in (encoder, coarse)
-    )
+    exact, rough = ((each.padding_with_zeros if zeros else each).run(image, USED_LAYERS) for each in (encoder, coarse))
     gradients = upstream(exact.features, USED_LAYERS)
     found = rough.backward({layer: gradient.bfloat16() for layer, gradient in gradients.items()})
     assert found.dtype == torch.float32

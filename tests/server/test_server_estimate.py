@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import server_pictures as pictures
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
+from PIL import Image
 from server_jobs import Failure, failure, long_request, read_until, run_job, tiny_request
 from server_process import LONG, ServerProcess, eventually
 from test_server_refusals import CASES, UNKNOWN_FIELD
@@ -74,6 +76,28 @@ def test_knobs_count(stub: StyleTransferServiceStub) -> None:
         job = tiny_request()
         job.precision = precision
         assert estimate(stub, job).precision == precision
+
+
+def test_a_window_takes_its_share(stub: StyleTransferServiceStub) -> None:
+    """Segments in opposite corners: a quarter of the picture and their margins, and not the whole of it."""
+    job = tiny_request("sequential")
+    job.output.size = 600
+    job.sequential.steps = 10
+    labels = np.zeros((400, 600), dtype=np.uint8)
+    labels[:60, :60], labels[-60:, -60:] = 1, 2
+    job.content.data, job.label_map.data = pictures.content((600, 400)), pictures.encoded(Image.fromarray(labels))
+    whole, *parts, _ = (seconds(stage.run_time) for stage in estimate(stub, job).stages)
+    assert len(parts) == 2
+    assert all(part < whole / 2 for part in parts)
+
+
+def test_until_converged_is_at_most_that(stub: StyleTransferServiceStub) -> None:
+    job = tiny_request(steps=10)
+    plain = estimate(stub, job)
+    job.optimization.until = pb.UNTIL_CONVERGED
+    converged = estimate(stub, job)
+    assert (plain.at_most, converged.at_most) == (False, True)
+    assert [stage.steps for stage in converged.stages] == [stage.steps for stage in plain.stages]
 
 
 def test_it_learns_from_jobs(stub: StyleTransferServiceStub) -> None:

@@ -96,9 +96,10 @@ def _table(found: pb.EstimateResponse) -> Table:
     table.add_row("stage", "time", "", style="bold")
     table.add_row("preparation", _time(found.preparation.ToTimedelta()))
     for stage in found.stages:
-        table.add_row(stage.stage, _time(stage.run_time.ToTimedelta()), f"{stage.steps} steps")
+        steps = f"{'at most ' if found.at_most else ''}{stage.steps} steps"
+        table.add_row(stage.stage, _time(stage.run_time.ToTimedelta()), steps)
     place = f"{found.width}x{found.height} in {precisions[found.precision]} on {found.device.name}"
-    table.add_row("in all", _time(found.run_time.ToTimedelta()), place, style="bold")
+    table.add_row("at most" if found.at_most else "in all", _time(found.run_time.ToTimedelta()), place, style="bold")
     if found.queue_position:
         wait = _time(found.queued_time.ToTimedelta()) if found.HasField("queued_time") else "?"
         table.add_row("before it", wait, f"{found.queue_position} jobs in the queue")

@@ -20,12 +20,13 @@ LossValue = tuple[str, int | None, float]
 
 @dataclass(frozen=True)
 class StageStarted:
-    """A stage begins; `index` counts from 0."""
+    """A stage begins; `index` counts from 0, `share` of the picture's area is what it works on."""
 
     stage: str
     index: int
     stage_count: int
     steps: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

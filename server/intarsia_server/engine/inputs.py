@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from intarsia_server.engine.cancel import Cancelled, never, poll
+from intarsia_server.engine.cost.areas import stage_areas
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.engine.events import Warnings
 from intarsia_server.engine.images import Pixels, cover, decode_rgb, fit_longer_side, resize
@@ -51,7 +52,20 @@ class Inputs:
     warnings: Warnings
 
 
-def check_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO_TOOLS) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a job once its pictures have been looked at.
+
+    Attributes:
+        size: (width, height) of the result.
+        areas: by stage, the share of the picture that it works on; 1 for those that are not named.
+    """
+
+    size: tuple[int, int]
+    areas: Mapping[str, float] = field(default_factory=dict)
+
+
+def check_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO_TOOLS) -> Checked:
     """Decodes the pictures of a request once, one after another, keeps none, and refuses what cannot be worked on.
 
     A style image that is known is not decoded.
@@ -61,9 +75,6 @@ def check_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO
         max_pixels: largest picture to decode, and largest output.
         tools: of them only `cancelled` and `known` are used.
 
-    Returns:
-        (width, height) of the result.
-
     Raises:
         InvalidInputError: whatever is wrong with them, with the field's path.
         CancelledError: as the tools say.
@@ -71,9 +82,10 @@ def check_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO
     decode = Decoder(max_pixels, tools.cancelled, tools.known)
     content = _content(request, decode)
     width, height = output_size(content, request.output.size, max_pixels=max_pixels)
-    SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels).check((width, height), tools)
+    finder = SegmentFinder(request.segmentation, request.segments, content, max_pixels=max_pixels)
+    labels = finder.check((width, height), tools)
     _check_others(request, (width, height), decode)
-    return width, height
+    return Checked((width, height), stage_areas(request, (width, height), labels))
 
 
 def decode_inputs(request: TransferRequest, *, max_pixels: int, tools: Tools = NO_TOOLS) -> Inputs:

@@ -31,9 +31,12 @@ def feathered(masks: Tensor, radius: float) -> Tensor:
     if half == 0:
         return masks
     soft = masks[None]
+    side = 2 * half + 1
+    # A square's average is that of the columns' averages: its cost grows with its side, not with its area.
     for _ in range(2):
-        padded = torch.nn.functional.pad(soft, [half] * 4, mode="replicate")
-        soft = torch.nn.functional.avg_pool2d(padded, 2 * half + 1, stride=1)
+        for margins, window in (([half, half, 0, 0], (1, side)), ([0, 0, half, half], (side, 1))):
+            padded = torch.nn.functional.pad(soft, margins, mode="replicate")
+            soft = torch.nn.functional.avg_pool2d(padded, window, stride=1)
     # Long sums round; the weights of a pixel still have to add up to what they were.
     return soft[0] * (1 / soft[0].sum(dim=0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from intarsia_server.engine.label_finder import (
     check_labels,
     find_labels,
 )
-from intarsia_server.engine.request import Automatic, LabelMapSource, Segment, Segmentation, SoftMasks
+from intarsia_server.engine.request import Automatic, Box, Boxes, LabelMapSource, Segment, Segmentation, SoftMasks
 from intarsia_server.engine.segmentation import LabelMap, assign_segments, check_claims, owners, resize_labels
 from intarsia_server.engine.soft_masks import NOWHERE, REST, MaskReader, dominant, partition
 from intarsia_server.engine.voc import CLASSES
@@ -57,8 +58,12 @@ class SegmentFinder:
         self._content = content
         self._max_pixels = max_pixels
 
-    def check(self, size: tuple[int, int], tools: Tools = NO_TOOLS) -> None:
+    def check(self, size: tuple[int, int], tools: Tools = NO_TOOLS) -> LabelMap | None:
         """Refuses what can be refused in little time; `size` is the working one, (width, height).
+
+        Returns:
+            What is known of the segments by then, as one segment index a pixel: of soft masks the largest one's, of
+            boxes all that is in them. None: nothing.
 
         Raises:
             InvalidInputError: with the field's path.
@@ -66,15 +71,16 @@ class SegmentFinder:
         """
         match self._source:
             case LabelMapSource():
-                self._hard(size, tools)
+                return self._hard(size, tools)[0]
             case SoftMasks():
-                self._dominant(self._mask_reader(size, tools), size)
+                return self._dominant(self._mask_reader(size, tools), size)[0]
             case source:
                 labels = check_labels(source, self._content, max_pixels=self._max_pixels)
                 if labels is None:
                     self._check_classes()
                 else:
                     self._check_claims(sorted(labels))
+                return self._filled(source.boxes, size) if isinstance(source, Boxes) else None
 
     def find(self, size: tuple[int, int], tools: Tools) -> Segments:
         """The segments at the working size (width, height).
@@ -89,6 +95,17 @@ class SegmentFinder:
             return self._segments_of(labels, masks, (*reader.warnings, *warnings))
         labels, warnings = self._hard(size, tools)
         return self._segments_of(labels, None, warnings)
+
+    def _filled(self, boxes: Sequence[Box], size: tuple[int, int]) -> LabelMap:
+        """The boxes as if their objects filled them."""
+        owner = owners(self._segments, segment_field="segments")
+        width, height = size
+        across, down = width / self._content.shape[1], height / self._content.shape[0]
+        labels: LabelMap = np.full((height, width), owner[0], dtype=np.int32)
+        for box in boxes:
+            rows = slice(int(box.top * down), math.ceil(box.bottom * down))
+            labels[rows, int(box.left * across) : math.ceil(box.right * across)] = owner[box.label]
+        return labels
 
     def _segments_of(self, labels: LabelMap, masks: NDArray[np.float32] | None, warnings: Warnings) -> Segments:
         present = set(np.unique(labels).tolist())

@@ -82,8 +82,9 @@ def transfer(
     total_cost = sum(rooms.cost(stage) for stage in plan)
     done = 0.0
     for index, stage in enumerate(plan):
-        yield StageStarted(stage.name, index, len(plan), stage.steps)
         room = rooms.of(stage)
+        share = 1.0 if room.window is None else room.window.share
+        yield StageStarted(stage.name, index, len(plan), stage.steps, share)
         begun = composite if first is None else first
         start = {StageStart.JOB: room.start, StageStart.FIRST: begun, StageStart.COMPOSITE: composite}[stage.start]
         if request.optimization.start is Start.PALETTE and stage.start is not StageStart.COMPOSITE:

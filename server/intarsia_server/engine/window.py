@@ -1,10 +1,18 @@
-"""The part of a picture that a segment's own stage works on: the segment, and what reaches into its features."""
+"""The part of a picture that a segment's own stage works on: the segment, and what reaches into its features.
+
+No torch at run time here: the front process knows windows too.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MARGIN = 48
 """Pixels to each side of a segment's bounding box; what is farther away does not show in it (docs/methods.md)."""
@@ -51,16 +59,22 @@ def window_around(mask: Tensor) -> Window | None:
     Returns:
         Its bounding box with `MARGIN`; None: that is nearly the whole picture.
     """
-    height, width = mask.shape
-    top, bottom = _around((mask > 0).any(dim=1), height)
-    left, right = _around((mask > 0).any(dim=0), width)
-    share = (bottom - top) * (right - left) / (height * width)
+    occupied = mask > 0
+    return window_of(occupied.any(dim=1).cpu().numpy(), occupied.any(dim=0).cpu().numpy())
+
+
+def window_of(rows: NDArray[np.bool_], columns: NDArray[np.bool_]) -> Window | None:
+    """The same, given which rows [H] and columns [W] the segment has pixels in."""
+    top, bottom = _around(rows)
+    left, right = _around(columns)
+    share = (bottom - top) * (right - left) / (len(rows) * len(columns))
     return None if share > WHOLE else Window(top, bottom, left, right, share)
 
 
-def _around(occupied: Tensor, side: int) -> tuple[int, int]:
-    """First and last pixel (exclusive) along a side whose pixels [side] are occupied or not."""
-    first, *_, last = occupied.nonzero().flatten().tolist() * 2
+def _around(occupied: NDArray[np.bool_]) -> tuple[int, int]:
+    """First and last pixel (exclusive) along a side whose pixels are occupied or not."""
+    found = np.flatnonzero(occupied)
+    first, last = int(found[0]), int(found[-1])
     start = (first - MARGIN) // GRID * GRID
     end = -(-(last + 1 + MARGIN) // GRID) * GRID
-    return max(0, start), min(side, end)
+    return max(0, start), min(len(occupied), end)

@@ -8,7 +8,7 @@ from collections.abc import Generator
 
 from intarsia_server.engine.cost.speed import Point, Speedometer
 from intarsia_server.engine.cost.work import JobWork, layers_of
-from intarsia_server.engine.events import StepDone, TransferEvent
+from intarsia_server.engine.events import StageStarted, StepDone, TransferEvent
 from intarsia_server.engine.images import Pixels
 
 
@@ -17,6 +17,8 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._seconds: dict[str, list[float]] = {}
+        self.areas: dict[str, float] = {}
+        """As of `job_work`."""
 
     def watch(self, events: Generator[TransferEvent, None, Pixels]) -> Generator[TransferEvent, None, Pixels]:
         """Passes events on; what their reader does with them does not count."""
@@ -27,6 +29,8 @@ class Stopwatch:
             except StopIteration as stop:
                 pixels: Pixels = stop.value
                 return pixels
+            if isinstance(event, StageStarted):
+                self.areas[event.stage] = event.share
             # A stage's first step has the targets in it, and whatever the device does only once.
             if isinstance(event, StepDone) and event.step > 1:
                 self._seconds.setdefault(event.stage, []).append(time.perf_counter() - began)

@@ -225,7 +225,7 @@ class _Worker:
         height, width = pixels.shape[:2]
         outside = time.perf_counter() - began - sum(stage.seconds for stage in stages)
         meter = self._speedometers[precision]
-        stopwatch.teach(meter, job_work(request, (width, height)), outside)
+        stopwatch.teach(meter, job_work(request, (width, height), stopwatch.areas), outside)
         send(Learned(precision, meter.speed))
         send(ResultEvent(image, request.output.format, width, height, tuple(stages)))
 

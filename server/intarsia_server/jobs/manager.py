@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 
 from intarsia_server.engine.request import Work
@@ -95,14 +96,16 @@ class JobManager:
         if len(self._active) >= self._capacity + self._executor.slots:
             raise QueueFullError(self._recent_seconds)
 
-    def submit(self, request: Work, *, request_id: str, size: tuple[int, int]) -> Job:
-        """Queues a job.
+    def submit(
+        self, request: Work, *, request_id: str, size: tuple[int, int], areas: Mapping[str, float] | None = None
+    ) -> Job:
+        """Queues a job; size and areas are as of `Job`.
 
         Raises:
             DrainingError, DuplicateRequestError, QueueFullError: see `check_admission`.
         """
         self.check_admission(request_id)
-        job = Job(str(uuid.uuid4()), request_id, request, size)
+        job = Job(str(uuid.uuid4()), request_id, request, size, areas or {})
         job.queue_position = self.next_position
         self._active[request_id] = job
         self._idle.clear()

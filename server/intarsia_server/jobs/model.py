@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -36,6 +37,7 @@ class Job:
         request_id: UUID, chosen by the client.
         request: what to do.
         size: (width, height) of the result in pixels.
+        areas: of a transfer, by stage, the share of the picture that it works on; 1 for those that are not named.
         log: its events.
         cancel: set to stop it.
         state: see `JobState`.
@@ -48,6 +50,7 @@ class Job:
     request_id: str
     request: Work
     size: tuple[int, int]
+    areas: Mapping[str, float] = field(default_factory=dict)
     log: EventLog = field(default_factory=EventLog)
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
     state: JobState = JobState.QUEUED

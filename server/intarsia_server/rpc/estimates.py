@@ -7,7 +7,8 @@ import time
 from intarsia.v1 import style_transfer_pb2 as pb
 
 from intarsia_server.engine.cost.estimate import Estimate, estimate_job, resolved
-from intarsia_server.engine.request import TransferRequest
+from intarsia_server.engine.inputs import Checked
+from intarsia_server.engine.request import TransferRequest, Until
 from intarsia_server.executors.base import ExecutorInfo
 from intarsia_server.jobs.manager import JobManager
 from intarsia_server.jobs.model import Job
@@ -17,7 +18,7 @@ from intarsia_server.rpc.responses import PRECISIONS, to_device, to_duration
 
 def to_estimate_response(
     request: TransferRequest,
-    size: tuple[int, int],
+    checked: Checked,
     info: ExecutorInfo,
     jobs: JobManager,
     *,
@@ -28,29 +29,30 @@ def to_estimate_response(
 
     Args:
         request: checked.
-        size: (width, height) of its result.
+        checked: what is known of it.
         info: of the workers.
         jobs: those that are there already.
         slots: how many of them run at a time.
         default_encoder: what the workers have loaded.
     """
 
-    def estimate(request: TransferRequest, size: tuple[int, int]) -> Estimate:
+    def estimate(request: TransferRequest, checked: Checked | Job) -> Estimate:
         return estimate_job(
             request,
-            size,
+            checked.size,
+            areas=checked.areas,
             speeds=info.speeds,
             default_precision=info.default_precision,
             default_encoder=default_encoder,
         )
 
     def seconds_of(job: Job) -> float | None:
-        return estimate(job.request, job.size).seconds if isinstance(job.request, TransferRequest) else None
+        return estimate(job.request, job).seconds if isinstance(job.request, TransferRequest) else None
 
-    found = estimate(request, size)
+    found = estimate(request, checked)
     response = pb.EstimateResponse(
-        width=size[0],
-        height=size[1],
+        width=checked.size[0],
+        height=checked.size[1],
         run_time=to_duration(found.seconds),
         preparation=to_duration(found.preparation_seconds),
         stages=[
@@ -62,6 +64,7 @@ def to_estimate_response(
         queue_position=jobs.next_position,
         device=to_device(info.devices[0]),
         precision=PRECISIONS[resolved(request.precision, info.default_precision)],
+        at_most=request.optimization.until is Until.CONVERGED,
     )
     wait = expected_wait(jobs.jobs, slots, seconds_of, now=time.monotonic()) if jobs.next_position else 0.0
     if wait is not None:

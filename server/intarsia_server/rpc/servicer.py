@@ -18,7 +18,7 @@ from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 
 from intarsia_server.engine.errors import CancelledError
 from intarsia_server.engine.evaluation.inputs import check_evaluation_inputs
-from intarsia_server.engine.inputs import check_inputs
+from intarsia_server.engine.inputs import Checked, check_inputs
 from intarsia_server.engine.known_pictures import KnownPictures
 from intarsia_server.engine.label_answer import check_segmentation
 from intarsia_server.engine.label_finder import Tools
@@ -95,7 +95,9 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         job = await self._submit(
             segmentation_request,
             str(uuid.uuid4()),
-            lambda tools: check_segmentation(segmentation_request, max_pixels=self._settings.max_pixels, tools=tools),
+            lambda tools: Checked(
+                check_segmentation(segmentation_request, max_pixels=self._settings.max_pixels, tools=tools)
+            ),
         )
         event = await self._final_event(job, context)
         assert isinstance(event, SegmentedEvent)
@@ -111,8 +113,8 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         job = await self._submit(
             evaluation_request,
             str(uuid.uuid4()),
-            lambda tools: check_evaluation_inputs(
-                evaluation_request, max_pixels=self._settings.max_pixels, tools=tools
+            lambda tools: Checked(
+                check_evaluation_inputs(evaluation_request, max_pixels=self._settings.max_pixels, tools=tools)
             ),
         )
         event = await self._final_event(job, context)
@@ -127,22 +129,27 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
         )
         with fields_of("job"):
-            size = await self._check(
+            checked = await self._check(
                 lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools)
             )
         async with asyncio.timeout(context.time_remaining()):
             info = await self._executor.started()
         return to_estimate_response(
-            transfer_request, size, info, self._jobs, slots=self._executor.slots, default_encoder=self._settings.encoder
+            transfer_request,
+            checked,
+            info,
+            self._jobs,
+            slots=self._executor.slots,
+            default_encoder=self._settings.encoder,
         )
 
-    async def _submit(self, work: Work, request_id: str, check: Callable[[Tools], tuple[int, int]]) -> Job:
-        """Queues a job once `check`, which decodes its pictures, has told the result's size."""
+    async def _submit(self, work: Work, request_id: str, check: Callable[[Tools], Checked]) -> Job:
+        """Queues a job once `check` has decoded its pictures."""
         self._jobs.check_admission(request_id)
-        size = await self._check(check)
-        return self._jobs.submit(work, request_id=request_id, size=size)
+        checked = await self._check(check)
+        return self._jobs.submit(work, request_id=request_id, size=checked.size, areas=checked.areas)
 
-    async def _check(self, check: Callable[[Tools], tuple[int, int]]) -> tuple[int, int]:
+    async def _check(self, check: Callable[[Tools], Checked]) -> Checked:
         """Runs a check aside; it stops when the call ends, by cancel or deadline, and when the server drains."""
         cancel = threading.Event()
         self._checks.add(cancel)

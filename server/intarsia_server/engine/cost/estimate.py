@@ -66,7 +66,7 @@ def estimate_job(
     return Estimate(
         preparation_seconds=work.flops * speed.seconds_per_flop + work.pixels * speed.seconds_per_pixel,
         stages=tuple(StageEstimate(s.stage.name, s.stage.steps, _seconds(s, speed)) for s in work.stages),
-        memory_bytes=peak_memory(request, size, precision=precision, loaded=loaded),
+        memory_bytes=peak_memory(request, size, precision=precision, loaded=loaded, areas=areas),
     )
 
 

@@ -6,7 +6,7 @@ real jobs (`python -m bench.estimate`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from intarsia_server.engine.cost.work import (
     Size,
@@ -34,20 +34,25 @@ ROOM = 40
 MASK_COPIES = 4
 """Of the masks, while they are made and feathered; whole numbers of eight bytes are among them."""
 
-FORWARD, BACKWARD = 5.0, 7.0
-"""Copies of the largest layer that a pass over a style image, or a step, needs beside what it keeps."""
+FORWARD, BACKWARD = 4.0, 6.0
+"""Copies of the largest layer that are there at a time beside what is kept: a pass over a style image has a
+convolution's input, padded, and its output; the way back their gradients, too."""
 
-FIXED = 10 * 2**20
-"""Bytes of any job: buffers of threads and of the framework."""
+FIXED = 24 * 2**20
+"""Bytes of any job: buffers of threads and of the framework, sums of Gram matrices."""
 
 SPARE_VECTORS = 8
 """Copies of the image that an optimizer and a step hold, whatever the history."""
 
-FEATURE_COPIES = 3
-"""Of feature maps that are compared themselves: the target, its distance, and that one's gradient."""
+FEATURE_COPIES = 2
+"""Of feature maps that are compared themselves: the target, and a gradient before it is added to another."""
 
-GRAM_COPIES = 4
+GRAM_COPIES = 2.5
 """Of each segment's Gram matrices: the style's own, the target, and a step's."""
+
+LOADING, LOADED = 5.2, 3.3
+"""Copies of the encoder's weights in float32 while it is loaded, and in its precision from then on: each convolution
+has its kernels twice, forward and backward, and what lies free between them is hardly of use."""
 
 ENCODER_WEIGHTS = sum(
     9 * channels_in * BLOCKS[block - 1][0] + BLOCKS[block - 1][0]
@@ -58,7 +63,14 @@ ENCODER_WEIGHTS = sum(
 """Numbers in the sixteen convolutions."""
 
 
-def peak_memory(request: TransferRequest, size: Size, *, precision: Precision, loaded: bool) -> int:
+def peak_memory(
+    request: TransferRequest,
+    size: Size,
+    *,
+    precision: Precision,
+    loaded: bool,
+    areas: Mapping[str, float] | None = None,
+) -> int:
     """Bytes that a job adds at its peak.
 
     Args:
@@ -66,16 +78,19 @@ def peak_memory(request: TransferRequest, size: Size, *, precision: Precision, l
         size: of the output.
         precision: resolved.
         loaded: whether an idle worker has that encoder in that precision.
+        areas: as of `job_work`.
     """
     plan = plan_of(request, size)
     phases = [_decoding(request)]
     for stage in plan:
         at = stage_size(stage, size)
         phases.append(_making_masks(stage, request, at))
-        phases += [_pass(STYLE_LAYERS, area, at, precision, kept=False) for area in _targets(stage.losses, request, at)]
-        phases.append(_stepping(stage, request, at, precision))
-    weights = 0 if loaded else ENCODER_WEIGHTS * _bytes(precision)
-    return round(FIXED + weights + _held(request, plan, size) + max(phases))
+        phases += [_targets_pass(area, at, precision) for area in _targets(stage.losses, request, at)]
+        phases.append(_stepping(stage, request, at, precision, (areas or {}).get(stage.name, 1.0)))
+    peak = max(phases)
+    if not loaded:
+        peak = max(LOADING * FLOAT * ENCODER_WEIGHTS, LOADED * _bytes(precision) * ENCODER_WEIGHTS + peak)
+    return round(FIXED + _held(request, plan, size) + peak)
 
 
 def _bytes(precision: Precision) -> int:
@@ -117,43 +132,46 @@ def _targets(losses: Iterable[LossSpec], request: TransferRequest, size: Size) -
                 pass
 
 
-def _stepping(stage: Stage, request: TransferRequest, size: Size, precision: Precision) -> float:
-    """The activations of a step, the optimizer's vectors and the targets."""
+def _stepping(stage: Stage, request: TransferRequest, size: Size, precision: Precision, area: float) -> float:
+    """The activations of a step on that share of the picture, the optimizer's vectors and the targets."""
     image = 3 * FLOAT * size[0] * size[1]
     pairs = 0
     if request.optimization.optimizer is Optimizer.LBFGS:
         pairs = min(request.optimization.history, stage.steps)
-    grams = 0
-    if any(isinstance(loss, Style | SurrogateStyle) for loss in stage.losses):
-        channels = sum(_channels(layer) ** 2 for layer in STYLE_LAYERS)
-        grams = GRAM_COPIES * FLOAT * channels * _mask_count(stage.losses, request)
-    compared = [layer for loss in stage.losses for layer in layers_of([loss]) if isinstance(loss, Content | Surrogate)]
-    features = sum(FEATURE_COPIES * FLOAT * _channels(layer) * layer_pixels(int(layer[4]), size) for layer in compared)
-    activations = _pass(layers_of(stage.losses), 1.0, size, precision, kept=True)
-    return activations + features + image * (2 * pairs + SPARE_VECTORS) + grams
+    vectors = image * (2 * pairs + SPARE_VECTORS)
+    styled = [loss for loss in stage.losses if isinstance(loss, Style | SurrogateStyle)]
+    matched = sum(len(loss.segments) if isinstance(loss, Style) else 1 for loss in styled)
+    if matched:
+        matched += _mask_count(stage.losses, request) - len(request.segments)
+    grams = GRAM_COPIES * FLOAT * matched * sum(_channels(layer) ** 2 for layer in STYLE_LAYERS)
+    return area * (_activations(stage, size, precision) + vectors) + grams
+
+
+def _activations(stage: Stage, size: Size, precision: Precision) -> float:
+    """Every feature map, those that they are compared with, the gradients by them, and the way back."""
+    layers = layers_of(stage.losses)
+    if not layers:
+        return 0.0
+    kept = _numbers(LAYERS[: depth_of(layers)], size)
+    compared = [layers_of([loss]) for loss in stage.losses if isinstance(loss, Content | Surrogate)]
+    kept += FEATURE_COPIES * sum(_numbers(own, size) for own in compared)
+    kept += _numbers(layers, size)
+    if stage.capped:
+        # Each segment's style has gradients of its own, all of which are there before the first finds its way back.
+        others = sum(len(loss.segments) - 1 for loss in stage.losses if isinstance(loss, Style))
+        kept += others * _numbers(STYLE_LAYERS, size)
+    return _bytes(precision) * (kept + BACKWARD * _numbers(LAYERS[:1], size))
+
+
+def _targets_pass(area: float, size: Size, precision: Precision) -> float:
+    """A pass over a style image of `area` times that size: only the style layers' feature maps stay."""
+    return area * _bytes(precision) * (_numbers(STYLE_LAYERS, size) + FORWARD * _numbers(LAYERS[:1], size))
+
+
+def _numbers(layers: Iterable[str], size: Size) -> int:
+    """In the feature maps of an image."""
+    return sum(_channels(layer) * layer_pixels(int(layer[4]), size) for layer in layers)
 
 
 def _channels(layer: str) -> int:
     return BLOCKS[int(layer[4]) - 1][0]
-
-
-def _pass(layers: Iterable[str], area: float, size: Size, precision: Precision, *, kept: bool) -> float:
-    """The activations of a pass over an image of `area` times that size; `kept`: with what a backward pass needs."""
-    layers = set(layers)
-    deepest = depth_of(layers)
-    if not deepest:
-        return 0.0
-    width = _bytes(precision)
-    total = 0.0
-    channels_in = 3
-    for (block, conv), layer in zip(CONVOLUTIONS[:deepest], LAYERS, strict=False):
-        channels = BLOCKS[block - 1][0]
-        pixels = layer_pixels(block, size)
-        if kept:
-            # What a convolution was given, padded, and what came out of it; what was pooled before it.
-            total += width * (channels_in * (2 if conv == 1 and block > 1 else 1) + channels) * pixels
-        if layer in layers and precision is Precision.BF16:
-            total += FLOAT * channels * pixels
-        channels_in = channels
-    largest = BLOCKS[0][0] * layer_pixels(1, size)
-    return area * (total + (BACKWARD if kept else FORWARD) * width * largest)

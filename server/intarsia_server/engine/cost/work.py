@@ -52,7 +52,7 @@ LBFGS_VECTORS, LBFGS_VECTORS_PER_PAIR, ADAM_VECTORS, TV_VECTORS = 12, 14, 12, 10
 ENCODE = {ImageFormat.PNG: 6.5, ImageFormat.JPEG: 0.2, ImageFormat.WEBP: 3.0}
 MASK = 0.1
 PLAN = 2.0
-FEATHER_TAP = 0.012
+FEATHER, FEATHER_TAP = 0.6, 0.05
 BORDER_PER_REACH = 0.08
 RECOLOUR = 1.0
 GRABCUT_BOX, GRABCUT_LABEL = 140.0, 470.0
@@ -104,8 +104,8 @@ def job_work(request: TransferRequest, size: Size, areas: Mapping[str, float] | 
     works = []
     for stage in plan:
         area = (areas or {}).get(stage.name, 1.0)
-        flops, pixels = _build(stage, request, size, built)
-        works.append(StageWork(stage, area * flops, area * pixels, area * step_flops(stage, request, size)))
+        flops, pixels = _build(stage, request, size, area, built)
+        works.append(StageWork(stage, flops, pixels, area * step_flops(stage, request, size)))
     flops = NETWORK_FLOPS[request.segmentation.model] if isinstance(request.segmentation, Automatic) else 0.0
     return JobWork(flops, _pixels_outside(request, size, plan), tuple(works))
 
@@ -199,16 +199,19 @@ def _optimizer_vectors(optimization: Optimization, steps: int) -> int:
 
 
 def _build(
-    stage: Stage, request: TransferRequest, size: Size, built: set[tuple[int, float, bool]]
+    stage: Stage, request: TransferRequest, size: Size, area: float, built: set[tuple[int, float, bool]]
 ) -> tuple[float, float]:
-    """Of a stage's targets and masks; `built` are the styles that the job has the targets of by then."""
+    """Of a stage's targets, of that share of the picture, and masks.
+
+    `built` are the styles that the job has the targets of by then: those are of whole style images.
+    """
     size = stage_size(stage, size)
     pixels = size[0] * size[1]
     flops = work = 0.0
     for loss in stage.losses:
         match loss:
             case Content():
-                flops += forward_flops({CONTENT_LAYER}, size)
+                flops += area * forward_flops({CONTENT_LAYER}, size)
             case Surrogate():
                 flops += forward_flops({SURROGATE_LAYER}, size)
             case SurrogateStyle():
@@ -219,7 +222,7 @@ def _build(
                 built |= new
                 once = forward_flops(STYLE_LAYERS, size) + gram_flops(size)
                 flops += sum(once * style_pixels(request, index, size) / pixels for index, _, _ in new)
-                work += pixels * (PLAN + feather_pixels(feather, len(request.segments)))
+                work += pixels * (area * PLAN + feather_pixels(feather, len(request.segments)))
             case TotalVariation(border_radius=float() as radius):
                 work += pixels * BORDER_PER_REACH * radius
             case TotalVariation():
@@ -228,9 +231,9 @@ def _build(
 
 
 def feather_pixels(feather: float, segments: int) -> float:
-    """For each pixel of the picture: every mask is averaged twice over a square."""
+    """For each pixel of the picture: every mask is averaged twice over a square, rows and columns apart."""
     half = round(feather / 2) if feather >= 1 else 0
-    return 2 * (2 * half + 1) ** 2 * FEATHER_TAP * segments if half else 0.0
+    return (FEATHER + (2 * half + 1) * FEATHER_TAP) * segments if half else 0.0
 
 
 def _pixels_outside(request: TransferRequest, size: Size, plan: Iterable[Stage]) -> float:
