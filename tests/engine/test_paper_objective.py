@@ -63,7 +63,8 @@ class Pair:
             image = self.image(distance)
             at = self.reference.at(image)
             for stage, recipe in zip(self.plan, self.recipes, strict=True):
-                total, gradient, losses = self.builder.build(stage.losses, capped=stage.capped)(image)
+                found = self.builder.build(stage.losses, capped=stage.capped)(image)
+                total, gradient, losses = found.total, found.gradient, found.losses
                 terms, expected_gradient = self.reference.evaluate(recipe, at, capped=stage.capped)
                 where = f"{stage.name}, distance {distance}"
                 assert {(name, segment) for name, segment, _ in losses} == terms.keys(), where

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from intarsia_server.ops import MaskPlan, feature_loss, masked_gram_loss_gradient, masked_tv_gradient
+from intarsia_server.ops import MaskPlan, feature_loss, loss_scales, masked_gram_loss_gradient, masked_tv_gradient
 
 Features = Mapping[str, Tensor]
 
@@ -100,6 +101,11 @@ class StyleTarget:
     grams: Tensor
     weights: Tensor
 
+    @cached_property
+    def scales(self) -> Tensor:
+        """Factor per segment [R] on the gradient's matrices, made once."""
+        return loss_scales(self.weights, self.plan.mass)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StyleLoss:
@@ -120,7 +126,9 @@ class StyleLoss:
         """Yields the style term of each segment, and that of the bands."""
         totals = image.new_zeros(())
         for layer, target in self.targets.items():
-            values, gradient = masked_gram_loss_gradient(features[layer], target.plan, target.grams, target.weights)
+            values, gradient = masked_gram_loss_gradient(
+                features[layer], target.plan, target.grams, target.weights, target.scales
+            )
             gradients.add(layer, gradient)
             totals = totals + values[0]
         count = len(self.segments)

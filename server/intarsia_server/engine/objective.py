@@ -81,9 +81,8 @@ class Objective:
             gradient += own if segment is None or self._caps is None else own * self._caps[segment]
         if self._free is not None:
             gradient *= self._free
-        values = torch.stack([term.value for term in terms]).tolist() if terms else []
-        losses = tuple((term.name, term.segment, value) for term, value in zip(terms, values, strict=True))
-        return Evaluation(sum(values), gradient, losses)
+        values = torch.stack([term.value for term in terms]) if terms else image.new_zeros(0)
+        return Evaluation(tuple((term.name, term.segment) for term in terms), values, gradient)
 
 
 class ObjectiveBuilder:

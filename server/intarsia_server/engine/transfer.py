@@ -36,6 +36,7 @@ from intarsia_server.engine.request import (
     TransferRequest,
     Until,
 )
+from intarsia_server.engine.stepping import run_steps
 from intarsia_server.engine.target_cache import JobTargets, TargetCache
 from intarsia_server.engine.weights import EMBEDDED
 from intarsia_server.engine.window import Window, window_around
@@ -178,9 +179,10 @@ def _run_stage(
     while warnings:
         yield TransferWarning(*warnings.pop(0))
     done, cost, total_cost = progress
+    taken = run_steps(optimizer, objective, stage.steps)
     for step in range(1, stage.steps + 1):
         poll(cancelled)
-        evaluation = optimizer.step(objective)
+        evaluation = next(taken)
         if not math.isfinite(evaluation.total):
             where = f"step {step} of stage {stage.name!r}"
             raise InvalidInputError("method", f"its objective is not finite at {where}; lower weights or learning rate")
@@ -200,6 +202,7 @@ def _run_stage(
         )
         if converged:
             break
+    taken.close()
     yield StageDone(
         stage=stage.name,
         steps=step,

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from intarsia_server.ops.library import loss_scales
 from intarsia_server.ops.plan import MaskPlan
 
 
@@ -73,15 +72,18 @@ def masked_gram_loss(features: Tensor, plan: MaskPlan, targets: Tensor, factors:
 
 
 def masked_gram_loss_gradient(
-    features: Tensor, plan: MaskPlan, targets: Tensor, factors: Tensor
+    features: Tensor, plan: MaskPlan, targets: Tensor, factors: Tensor, scales: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`masked_gram_loss` [N, R] and the gradient of their sum by the features, like these; without autograd."""
+    """`masked_gram_loss` [N, R] and the gradient of their sum by the features, like these; without autograd.
+
+    `scales` [R] are `loss_scales` of the factors and the plan's mass: they do not change from call to call.
+    """
     _check_loss(features, plan, targets, factors)
     tensors = _tensors(plan)
     losses, difference = torch.ops.intarsia.masked_gram_loss(
         features, *tensors, plan.mass, targets.contiguous(), factors.contiguous(), _exact()
     )
-    scales = loss_scales(factors, plan.mass).expand(len(features), -1).contiguous()
+    scales = scales.expand(len(features), -1).contiguous()
     gradient = torch.ops.intarsia.masked_gram_backward(features, *tensors, difference, True, scales, None, _exact())
     return losses, gradient
 

@@ -1,0 +1,113 @@
+"""A stage's steps on its device: one at a time on a CPU; as a CUDA graph, one step ahead of the host, on a GPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+
+import torch
+from torch import Tensor
+
+from intarsia_server.engine.optimizers import Evaluate, Losses, StepOptimizer
+
+log = logging.getLogger(__name__)
+
+WARM_UP = 2
+"""Steps that run call by call before a graph is captured: the first allocates state and loads kernels."""
+
+
+def run_steps(optimizer: StepOptimizer, evaluate: Evaluate, count: int) -> Generator[Losses, None, None]:
+    """Takes `count` steps, and yields each one's losses.
+
+    On a GPU the next step already runs when a step's losses are yielded, so that it never waits for whoever reads them:
+    `optimizer.image` is then of that next step. What ends early has taken one step more than it was told of.
+    """
+    if not optimizer.image.is_cuda:
+        for _ in range(count):
+            yield optimizer.step(evaluate)
+        return
+    device = optimizer.image.device
+    step = GraphedStep(lambda: optimizer.step(evaluate), device)
+    try:
+        running: Callable[[], Losses] | None = None
+        for _ in range(count):
+            following = _copied(step(), device)
+            if running is not None:
+                yield running()
+            running = following
+        if running is not None:
+            yield running()
+    finally:
+        step.release()
+
+
+class GraphedStep:
+    """A step on a GPU: call by call at first, then captured as a CUDA graph and replayed.
+
+    Args:
+        step: enqueues work that asks the host nothing and writes its state in place.
+        device: it runs on.
+    """
+
+    def __init__(self, step: Callable[[], Losses], device: torch.device) -> None:
+        self._step = step
+        self._device = device
+        self._taken = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._losses: Losses | None = None
+
+    @property
+    def captured(self) -> bool:
+        """Whether there is a graph."""
+        return self._graph is not None
+
+    def __call__(self) -> Losses:
+        """Enqueues a step; the next one overwrites its losses."""
+        with torch.cuda.device(self._device):
+            if self._taken == WARM_UP:
+                self._capture()
+            self._taken += 1
+            if self._graph is None or self._losses is None:
+                return self._step()
+            self._graph.replay()
+            return self._losses
+
+    def release(self) -> None:
+        """Gives the graph's memory back."""
+        if self._graph is None:
+            return
+        # Its memory may still be in use; freed, it belongs to no one until the cache is emptied.
+        torch.cuda.synchronize(self._device)
+        self._graph = self._losses = None
+        torch.cuda.empty_cache()
+
+    def _capture(self) -> None:
+        """Nothing runs here; a step that cannot be captured stays what it was, only slower."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # A capture that fails leaves its own stream current.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
+            ):
+                losses = self._step()
+        except RuntimeError as error:
+            log.warning("steps run without a CUDA graph: %s", str(error).partition("\n")[0])
+            return
+        self._graph, self._losses = graph, losses
+
+
+def _copied(losses: Losses, device: torch.device) -> Callable[[], Losses]:
+    """Starts to copy losses to the host; the result waits for them."""
+    with torch.cuda.device(device):
+        host: Tensor = torch.empty(losses.values.shape, dtype=losses.values.dtype, pin_memory=True)
+        host.copy_(losses.values, non_blocking=True)
+        # The host sleeps while it waits; it is a step behind, and has nothing to do that could not wait a moment more.
+        arrival = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch leaves it without types
+        arrival.record()
+
+    def read() -> Losses:
+        arrival.synchronize()
+        return Losses(losses.terms, host)
+
+    return read
