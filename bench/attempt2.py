@@ -2,7 +2,7 @@
 
 The published side takes the median of some steps of each stage times the stage's steps. The quality figures of both
 pictures are those of `intarsia evaluate`, at a smaller size, where the published procedure is run to its end, through
-the engine in fp32.
+the engine.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def published_seconds(stages: Mapping[str, Sequence[float]]) -> float:
 
 def published_quality(size: int, options: Options) -> Figures | None:
     """The published picture's figures: kept, or with `--full` made now; None where they are neither."""
-    request = example_request(size, method=METHOD, paper=True, steps=options.steps, precision="fp32")
+    request = example_request(size, method=METHOD, paper=True, steps=options.steps)
     inputs = decode_inputs(request, max_pixels=MAX_PIXELS)
     height, width = inputs.labels.shape
     name = f"attempt2-published-{height}x{width}"

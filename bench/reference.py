@@ -37,7 +37,7 @@ class Reference:
         objective: of the final image, as the published code computes it.
         steps: that were made.
         made_by: "published": the published code itself; "engine": the same procedure (objective, zero padding, Adam,
-            noise) in one pass a step through the engine, in fp32.
+            noise) in one pass a step through the engine, in its default precision.
         totals: the objective before each step's move.
         seconds: of each step.
     """
@@ -110,7 +110,7 @@ def _published(inputs: Inputs, steps: int) -> tuple[Samples, Tensor]:
 
 
 def _through_engine(size: int, steps: int) -> tuple[Samples, Tensor]:
-    request = example_request(size, method="single-shot", paper=True, steps=steps, precision="fp32")
+    request = example_request(size, method="single-shot", paper=True, steps=steps)
     samples = []
     for seconds, move in clocked(engine.moves(request, new_encoder(request))):
         samples.append((seconds, move.total))
