@@ -17,7 +17,7 @@ from intarsia.files import write_atomically
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.executors.worker import keep_memory
 
-from bench import attempt2, attempt3, demo, pastiche, plot, service, step
+from bench import anatomy, attempt2, attempt3, demo, pastiche, plot, service, step
 from bench.options import OUT, Options
 from bench.report import Report, read_reports, table
 
@@ -25,6 +25,7 @@ PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {
     "attempt3": attempt3.run,
     "attempt2": attempt2.run,
     "step": step.run,
+    "anatomy": anatomy.run,
     "pastiche": pastiche.run,
     "service": service.run,
     "demo": demo.run,

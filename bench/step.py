@@ -43,7 +43,7 @@ MANY = 16
 """Segments of the synthetic label map."""
 OVER_CONVOLUTIONS = 1.10
 MANY_OVER_ONE = 1.05
-ROUNDS = 3
+ROUNDS = 5
 WARM_UP = 2
 """Steps of each that do not count: the first computes targets and fills caches and memory pools.
 
@@ -87,7 +87,7 @@ def contenders(size: int, *, rounds: int) -> dict[str, Iterator[object]]:
     default = default_precision()
     # Steps at full size alone: those of the coarse stage cost a quarter.
     methods: tuple[MethodParameters, ...] = (
-        SingleShotParameters(steps=steps),
+        SingleShotParameters(steps=steps, coarse_steps=0),
         MaskedGramParameters(steps=steps, coarse_steps=0),
         BlendedParameters(steps=steps, coarse_steps=0),
     )
