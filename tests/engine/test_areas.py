@@ -43,7 +43,7 @@ def test_label_maps_tell_the_shares_of_the_job(encoder: Encoder) -> None:
     assert found.size == SIZE
     # 24 and 30 pixels and a margin of 48 end on the grid at 80 of 160 and 80 of 224.
     assert found.areas == {"segment 1": pytest.approx(80 * 80 / (WIDTH * HEIGHT)), "segment 2": 1.0}
-    assert said == {"vanilla": 1.0, **found.areas, "smoothing": 1.0}
+    assert said == {"coarse": 1.0, "vanilla": 1.0, **found.areas, "smoothing": 1.0}
 
 
 def test_a_box_is_as_large_as_its_object_can_be() -> None:
