@@ -82,7 +82,7 @@ def test_a_window_takes_its_share(stub: StyleTransferServiceStub) -> None:
     """Segments in opposite corners: a quarter of the picture and their margins, and not the whole of it."""
     job = tiny_request("sequential")
     job.output.size = 600
-    job.sequential.steps = 10
+    job.sequential.steps, job.sequential.coarse_steps = 10, 0
     labels = np.zeros((400, 600), dtype=np.uint8)
     labels[:60, :60], labels[-60:, -60:] = 1, 2
     job.content.data, job.label_map.data = pictures.content((600, 400)), pictures.encoded(Image.fromarray(labels))

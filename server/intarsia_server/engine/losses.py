@@ -106,16 +106,28 @@ class StyleTarget:
         """Factor per segment [R] on the gradient's matrices, made once."""
         return loss_scales(self.weights, self.plan.mass)
 
+    def scales_of(self, place: int) -> Tensor:
+        """The same with 0 for every other segment."""
+        alone = torch.zeros_like(self.scales)
+        alone[place] = self.scales[place]
+        return alone
+
 
 @dataclass(frozen=True, kw_only=True)
 class StyleLoss:
     """sum over layers and segments of weights_r |G_r - A_r|_F^2, one term per segment.
 
     Masks beyond `segments` are bands between two of them; together they are one more term.
+
+    Attributes:
+        segments: that the first masks are of.
+        targets: by layer.
+        only: the place of the one segment whose term and gradient this is; None: all of them.
     """
 
     segments: tuple[int | None, ...]
     targets: Mapping[str, StyleTarget]
+    only: int | None = None
 
     @property
     def layers(self) -> frozenset[str]:
@@ -126,15 +138,18 @@ class StyleLoss:
         """Yields the style term of each segment, and that of the bands."""
         totals = image.new_zeros(())
         for layer, target in self.targets.items():
+            # The other segments' values are worked out all the same: a value has the same bits alone and among others.
+            scales = target.scales if self.only is None else target.scales_of(self.only)
             values, gradient = masked_gram_loss_gradient(
-                features[layer], target.plan, target.grams, target.weights, target.scales
+                features[layer], target.plan, target.grams, target.weights, scales
             )
             gradients.add(layer, gradient)
             totals = totals + values[0]
         count = len(self.segments)
-        for segment, value in zip(self.segments, totals[:count], strict=True):
-            yield Term("style", segment, value)
-        if len(totals) > count:
+        for place, (segment, value) in enumerate(zip(self.segments, totals[:count], strict=True)):
+            if self.only in (None, place):
+                yield Term("style", segment, value)
+        if self.only is None and len(totals) > count:
             yield Term("border style", None, totals[count:].sum())
 
 

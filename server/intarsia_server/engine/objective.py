@@ -138,11 +138,11 @@ class ObjectiveBuilder:
                 picture; only for content and masked styles, whose masks have to lie in it.
         """
         losses: list[tuple[Loss, int | None]] = []
-        for spec in specs:
-            if capped and isinstance(spec, Style):
-                losses += [(self._loss(replace(spec, segments=(index,)), window), index) for index in spec.segments]
+        for loss in (self._loss(spec, window) for spec in specs):
+            if capped and isinstance(loss, StyleLoss):
+                losses += [(replace(loss, only=place), segment) for place, segment in enumerate(loss.segments)]
             else:
-                losses.append((self._loss(spec, window), None))
+                losses.append((loss, None))
         free = self.free if len(self._styled) < len(self._segments) else None
         caps = self.masks if capped else None
         if window is not None:
