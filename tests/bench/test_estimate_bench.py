@@ -27,15 +27,18 @@ def test_errors() -> None:
 
 def test_workers_are_found_below_a_server() -> None:
     """By what their command line says, at any depth."""
-    worker = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()', '--multiprocessing-fork'])"
+    waits = "print('ready', flush=True); input()"
+    worker = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {waits!r}, '--multiprocessing-fork'])"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE) as server:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", script], stdin=pipe, stdout=pipe) as server:
         try:
+            assert server.stdout is not None
+            # A process that has only just begun has neither its memory nor its own command line.
+            assert server.stdout.readline() == b"ready\n"
             # Not all of this process: servers of other tests may run below it, too.
-            while not (found := workers_of(server.pid)):
-                assert server.poll() is None
-            assert len(found) == 1
-            assert Path(f"/proc/{found[0]}/cmdline").read_bytes().endswith(b"--multiprocessing-fork\0")
-            assert largest_memory(found[0]) > 2**20
+            (found,) = workers_of(server.pid)
+            assert Path(f"/proc/{found}/cmdline").read_bytes().endswith(b"--multiprocessing-fork\0")
+            assert largest_memory(found) > 2**20
         finally:
             server.communicate(b"\n")
