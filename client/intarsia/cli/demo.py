@@ -35,7 +35,7 @@ _METHODS = {
 }
 _STYLES = ("brush", "glass", "ink")
 _PREVIEW_EVERY = 10
-_SIZE = 450
+_SIZE = 400
 """Longer side in pixels: all four methods within a minute on two cores."""
 
 
