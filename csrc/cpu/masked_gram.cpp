@@ -275,14 +275,16 @@ class Forward {
     const Tensor panels = buffer<A>(panel_pixels_ * used * (plan_.weights ? 2 : 1));
     bool add = false;
     for (const Entries& entries : part.entries) {
-      for (int64_t begin = entries.begin; begin < entries.end; begin += panel_pixels_) {
-        const int64_t count = std::min(panel_pixels_, entries.end - begin);
+      int64_t count;
+      for (int64_t begin = entries.begin; begin < entries.end; begin += count) {
+        const A* weights;
+        count = take({begin, entries.end}, panel_pixels_, weights);
         A* plain = data<A>(panels);
         const Matrix<A> panel = features_.gather(n, data<int32_t>(plan_.indices) + begin, count, used, plain);
         Matrix<A> weighted = panel;
-        if (plan_.weights) {
+        if (weights != nullptr) {
           weighted.values = plain + panel_pixels_ * used;
-          weigh(panel, data<A>(*plan_.weights) + begin, weighted.values);
+          weigh(panel, weights, weighted.values);
         }
         if (mean != nullptr) add_sums(weighted, mean);
         for (const int64_t i : {group, last}) {
@@ -296,6 +298,18 @@ class Forward {
         add = true;
       }
     }
+  }
+
+  // How many of the entries' first, at most `most`, to multiply at once: either all weigh 1 (`weights` is null), or any
+  // do what they do. The plan has those that weigh 1 first.
+  int64_t take(const Entries& entries, int64_t most, const A*& weights) const {
+    const int64_t room = std::min(most, entries.size());
+    weights = plan_.weights ? data<A>(*plan_.weights) + entries.begin : nullptr;
+    if (weights == nullptr || weights[0] != 1) return room;
+    int64_t count = 1;
+    while (count < room && weights[count] == 1) ++count;
+    weights = nullptr;
+    return count;
   }
 
 #ifdef INTARSIA_BFLOAT16_UNIT
@@ -312,10 +326,12 @@ class Forward {
     const Bfloat16* const from = features_.picture(n);
     bool add = false;
     for (const Entries& entries : part.entries) {
-      for (int64_t begin = entries.begin; begin < entries.end; begin += 2 * most) {
-        const int64_t count = std::min(2 * most, entries.end - begin), pairs = (count + 1) / 2;
+      int64_t count;
+      for (int64_t begin = entries.begin; begin < entries.end; begin += count) {
+        const A* weights;
+        count = take({begin, entries.end}, 2 * most, weights);
+        const int64_t pairs = (count + 1) / 2;
         const int32_t* indices = data<int32_t>(plan_.indices) + begin;
-        const float* weights = plan_.weights ? data<float>(*plan_.weights) + begin : nullptr;
         for (int64_t i = 0; i < count; i += 2) {
           const Bfloat16* odd = i + 1 < count ? from + indices[i + 1] * c : nullptr;
           pack_pair(from + indices[i] * c, odd, used, i / 2, pairs, panel, weights == nullptr ? nullptr : weights + i,

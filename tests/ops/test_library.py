@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -164,3 +166,10 @@ def test_compiles_with_inductor(device: torch.device) -> None:
     x = features((2, 20, 9, 15), torch.float32, "channels_last", device=device)
     eager, compiled = (_value_and_gradient(f, x) for f in (objective, _compiled(objective, "inductor")))
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+
+
+def test_the_compiler_is_not_imported() -> None:
+    """It takes longer than all else of a worker's imports together."""
+    code = "import intarsia_server.executors.worker, sys; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

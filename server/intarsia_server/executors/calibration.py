@@ -34,8 +34,11 @@ from intarsia_server.executors.stopwatch import Stopwatch
 SIDES = {"cpu": (64, 128), "cuda": (256, 1024)}
 """Of the square pictures, in pixels: one whose steps are mostly overhead, one whose steps are mostly work."""
 
-STEPS = 3
-"""Of each; the first does not count."""
+STEPS = 9
+"""Of each; the first does not count. With few, one that met a busy machine would speak for the rest."""
+
+RUNS = 9
+"""Of whatever else is timed; the fastest counts."""
 
 DECODED_SIDE = 512
 
@@ -116,9 +119,9 @@ def _convolution_seconds(device: torch.device, precision: Precision) -> float:
 
 
 def _fastest(work: Callable[[], None]) -> float:
-    """Of three runs, in seconds."""
+    """Of some runs, in seconds."""
     seconds = []
-    for _ in range(3):
+    for _ in range(RUNS):
         began = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - began)

@@ -107,7 +107,10 @@ def _tensors(plan: MaskPlan) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     return plan.indices, plan.weights, plan.tile_segments, plan.group_tiles
 
 
-# The compiler cannot read the setting; it is taken as it was when compiling.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch has no types for it
 def _exact() -> bool:
     return torch.get_float32_matmul_precision() == "highest"
+
+
+# The compiler cannot read the setting; it is taken as it was when compiling. This mark is all that
+# torch.compiler.assume_constant_result leaves, but for an import of the compiler, which takes seconds at every start.
+_exact._dynamo_marked_constant = True  # type: ignore[attr-defined]

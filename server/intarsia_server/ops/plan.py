@@ -56,8 +56,13 @@ def build_plan(masks: Tensor) -> MaskPlan:
     flat = masks.reshape(segments, height * width)
     segment, pixel, passes = _entries(flat)
     count = int(passes.max()) + 1 if passes.numel() else 1
-    key, order = torch.sort(passes * (segments + 1) + segment, stable=True)
-    pixel, segment = pixel[order], segment[order]
+    pseudo = segment == segments
+    weight = flat[segment.clamp_max(segments - 1), pixel]
+    soft = (weight != 1) & ~pseudo
+    # What weighs 1 is cheaper to multiply where it is not mixed with what does not.
+    key, order = torch.sort(2 * (passes * (segments + 1) + segment) + soft, stable=True)
+    key = key // 2
+    pixel, segment, weight, pseudo = pixel[order], segment[order], weight[order], pseudo[order]
 
     sizes = torch.bincount(key, minlength=count * (segments + 1))
     tiles = (sizes + TILE - 1) // TILE
@@ -68,10 +73,8 @@ def build_plan(masks: Tensor) -> MaskPlan:
     total = int(ends[-1])
     indices = torch.full((total * TILE,), -1, dtype=torch.int32, device=masks.device)
     indices[position] = pixel.to(torch.int32)
-    pseudo = segment == segments
-    weight = flat[segment.clamp_max(segments - 1), pixel]
     weights = None
-    if bool(((weight != 1) & ~pseudo).any()):
+    if bool(soft.any()):
         weights = flat.new_zeros(total * TILE)
         weights[position] = weight.masked_fill(pseudo, 0)
     group = torch.arange(count * (segments + 1), device=masks.device) % (segments + 1)

@@ -38,8 +38,11 @@ FORWARD, BACKWARD = 4.0, 6.0
 """Copies of the largest layer that are there at a time beside what is kept: a pass over a style image has a
 convolution's input, padded, and its output; the way back their gradients, too."""
 
-FIXED = 24 * 2**20
+FIXED = 12 * 2**20
 """Bytes of any job: buffers of threads and of the framework, sums of Gram matrices."""
+
+SPREAD = 1.25
+"""What the allocator takes of the system for each byte that is held."""
 
 SPARE_VECTORS = 8
 """Copies of the image that an optimizer and a step hold, whatever the history."""
@@ -87,10 +90,10 @@ def peak_memory(
         phases.append(_making_masks(stage, request, at))
         phases += [_targets_pass(area, at, precision) for area in _targets(stage.losses, request, at)]
         phases.append(_stepping(stage, request, at, precision, (areas or {}).get(stage.name, 1.0)))
-    peak = max(phases)
+    peak = SPREAD * max(phases)
     if not loaded:
         peak = max(LOADING * FLOAT * ENCODER_WEIGHTS, LOADED * _bytes(precision) * ENCODER_WEIGHTS + peak)
-    return round(FIXED + _held(request, plan, size) + peak)
+    return round(FIXED + SPREAD * _held(request, plan, size) + peak)
 
 
 def _bytes(precision: Precision) -> int:
