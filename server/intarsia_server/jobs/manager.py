@@ -15,12 +15,13 @@ from typing import Any
 
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import (
+    EvaluatedEvent,
     ExecutionCancelledError,
     Executor,
-    FinalEvent,
     ProgressEvent,
     ResultEvent,
     ResumedEvent,
+    SegmentedEvent,
     WorkerDiedError,
 )
 from intarsia_server.jobs.archive import Archive
@@ -42,6 +43,9 @@ log = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
 """Workers that a job may take along before it is taken to be its fault."""
+
+SUSPEND_SECONDS = 5.0
+"""What the end of a server takes at most, once its jobs have been told to stop."""
 
 EPOCH = 10**9
 """Events of a job that goes on after a server's start are numbered from the next multiple of this: how many had been
@@ -179,15 +183,16 @@ class JobManager:
         Raises:
             DrainingError, QueueFullError: it could not.
         """
-        try:
-            if self._draining:
-                raise DrainingError("the server is shutting down")
-            if len(self._active) >= self._capacity + self._executor.slots:
-                raise QueueFullError(self._recent_seconds)
-        except (DrainingError, QueueFullError) as error:
-            for observer in self._observers:
-                observer.refused(client, error)
-            raise
+        error: DrainingError | QueueFullError
+        if self._draining:
+            error = DrainingError("the server is shutting down")
+        elif len(self._active) >= self._capacity + self._executor.slots:
+            error = QueueFullError(self._recent_seconds)
+        else:
+            return
+        for observer in self._observers:
+            observer.refused(client, error)
+        raise error
 
     async def find(self, owner: str, request_id: str, payload: Payload) -> Job | JobRecord | None:
         """The owner's job with that request id; None: there is none.
@@ -314,9 +319,12 @@ class JobManager:
     async def drain(self, grace: float) -> None:
         """Takes no new jobs and lets the others finish for `grace` seconds.
 
-        What is left then is cancelled; if the archive is durable, it is left in it for the next server.
+        What is left then is cancelled. If the archive is durable, it is left in it for the next server, early enough
+        for this one to be gone when the time is over.
         """
         self._draining = True
+        if self._durable:
+            grace -= min(SUSPEND_SECONDS, grace / 2)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._idle.wait()
@@ -352,11 +360,10 @@ class JobManager:
         log.info("job %s accepted: %s, %dx%d", job.job_id, job.request.kind, *job.size)
 
     async def _recover(self, record: JobRecord) -> None:
-        request: Work | Exception
+        request: Work | Exception = ServerDiedError("the server ended before the job was done")
         try:
-            if not record.payload:
-                raise ServerDiedError("the server ended before the job was done")
-            request = await asyncio.to_thread(self._revive, await self._archive.input(record))
+            if record.payload:
+                request = await asyncio.to_thread(self._revive, await self._archive.input(record))
         except KeyError:
             request = InputLostError("the job's input has been damaged on the server")
         except Exception as error:  # whatever the job would fail with; it must not keep the server from starting
@@ -420,21 +427,8 @@ class JobManager:
         self._spawn(self._archive.save(job.record()))
         try:
             final = await self._execute(job)
-        except ExecutionCancelledError:
-            if job.suspended:
-                await self._suspend(job)
-            else:
-                await self._end_cancelled(job)
-        except WorkerDiedError as error:
-            job.deaths += 1
-            if job.suspended:
-                await self._suspend(job)
-            elif job.cancel.is_set():
-                await self._end_cancelled(job)
-            elif job.deaths < MAX_DEATHS:
-                self._queue_again(job)
-            else:
-                await self._end(job, JobState.FAILED, error)
+        except (ExecutionCancelledError, WorkerDiedError) as error:
+            await self._stopped(job, error)
         except Exception as error:  # a failed job must not end the runner; its reader gets the error
             await self._end(job, JobState.FAILED, error)
         else:
@@ -445,7 +439,20 @@ class JobManager:
                 self._publish(job, final)
                 await self._end(job, JobState.SUCCEEDED)
 
-    async def _execute(self, job: Job) -> FinalEvent:
+    async def _stopped(self, job: Job, error: ExecutionCancelledError | WorkerDiedError) -> None:
+        """A running job has stopped because it was told to, or because its worker died."""
+        if job.suspended:
+            await self._suspend(job)
+        elif job.cancel.is_set():
+            await self._end_cancelled(job)
+        else:
+            job.deaths += 1
+            if job.deaths < MAX_DEATHS:
+                self._queue_again(job)
+            else:
+                await self._end(job, JobState.FAILED, error)
+
+    async def _execute(self, job: Job) -> ResultEvent | EvaluatedEvent | SegmentedEvent:
         """Runs a job and publishes all events but the last, which it returns."""
         checkpoint = self._checkpoints / job.job_id if job.payload else None
         begins_anew = job.attempts > 1
@@ -454,7 +461,7 @@ class JobManager:
                 if begins_anew and not isinstance(event, ResumedEvent):
                     self._publish(job, ResumedEvent("", 0))
                 begins_anew = False
-                if isinstance(event, FinalEvent):
+                if isinstance(event, ResultEvent | EvaluatedEvent | SegmentedEvent):
                     final = event
                 else:
                     if isinstance(event, ProgressEvent):

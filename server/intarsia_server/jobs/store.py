@@ -112,9 +112,9 @@ class JobStore:
             limit: at most that many.
         """
         marks = ", ".join("?" * len(states))
-        where = (
-            "owner = ?" + (f" AND state IN ({marks})" if states else "") + ("" if before is None else " AND number < ?")
-        )
+        where = "owner = ?" + (f" AND state IN ({marks})" if states else "")
+        if before is not None:
+            where += " AND number < ?"
         arguments = (owner, *states, *([] if before is None else [before]), limit)
         return await self._select(f"{where} ORDER BY number DESC LIMIT ?", *arguments)
 
