@@ -174,11 +174,11 @@ def _open(path: Path, durable: bool) -> sqlite3.Connection:
     # Without transactions of Python's own: every statement is one.
     database = sqlite3.connect(path, isolation_level=None)
     database.row_factory = sqlite3.Row
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version not in {0, VERSION}:
         raise sqlite3.DatabaseError(f"it has version {version}, this server has {VERSION}")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
     database.executescript(_TABLES)
     database.execute(f"PRAGMA user_version = {VERSION}")
     return database
