@@ -108,9 +108,13 @@ class EmbeddedServer:
 
     def _launch(self, folder: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "intarsia_server", "--address", self.address, "--exit-with-stdin"]
+        # What a server that stays keeps is none of this one's: two cannot have one folder.
+        environment = {name: value for name, value in os.environ.items() if name != "INTARSIA_DATA_DIR"}
         with (folder / _LOG).open("wb") as log:
             # A session of its own: Ctrl-C is for this process to handle.
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
 
     def _failure(self, message: str) -> IntarsiaError:
         log = self.log_tail()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -20,7 +21,13 @@ from pydantic import ValidationError
 from intarsia_server.executors.base import ExecutorStartError
 from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.messages import WorkerConfig
+from intarsia_server.jobs.archive import Archive
+from intarsia_server.jobs.folder import DataFolder, DataFolderError
 from intarsia_server.jobs.manager import JobManager
+from intarsia_server.jobs.storage import StorageError
+from intarsia_server.jobs.store import StoreError
+from intarsia_server.rpc.errors import to_status
+from intarsia_server.rpc.requests import from_payload
 from intarsia_server.rpc.server import Health, build_server
 from intarsia_server.rpc.servicer import StyleTransferServicer
 from intarsia_server.settings import Settings
@@ -55,8 +62,41 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
     if exit_with_stdin:
         threading.Thread(target=_wait_for_stdin, args=(loop, stop), daemon=True).start()
 
+    try:
+        folder = DataFolder(settings.data_dir)
+    except DataFolderError as error:
+        log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
+        return 1
+    try:
+        return await _serve(settings, folder, stop)
+    finally:
+        folder.close()
+
+
+async def _serve(settings: Settings, folder: DataFolder, stop: asyncio.Event) -> int:
+    """Serves from that folder until told to stop."""
+    loop = asyncio.get_running_loop()
     executor = LocalExecutor(_worker_configs(settings))
-    jobs = JobManager(executor, capacity=settings.queue_capacity)
+    try:
+        archive = Archive(
+            folder,
+            retention_seconds=settings.retention_seconds,
+            retention_bytes=settings.retention_mib * 2**20,
+        )
+        jobs = JobManager(
+            executor,
+            archive,
+            folder.checkpoints,
+            capacity=settings.queue_capacity,
+            chunk_bytes=settings.result_chunk_bytes,
+            durable=folder.durable,
+            revive=functools.partial(from_payload, default_encoder=settings.encoder, encoders=settings.encoders),
+            describe=lambda error: to_status(error).SerializeToString(),
+        )
+        await jobs.recover()
+    except (StorageError, StoreError) as error:
+        log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
+        return 1
     health = Health()
     await health.set(False)
     servicer = StyleTransferServicer(jobs, executor, settings)
@@ -98,6 +138,7 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
     with contextlib.suppress(asyncio.CancelledError, ExecutorStartError):
         await starting
     await executor.stop()
+    await archive.close()
     log.info("stopped")
     return code
 

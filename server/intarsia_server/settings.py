@@ -48,6 +48,13 @@ class Settings(BaseSettings):
     target_cache_mib: int = Field(
         128, ge=0, description="Memory in which each worker keeps statistics of style images, in MiB; 0 keeps none."
     )
+    data_dir: Path | None = Field(
+        None, description="Folder for jobs, inputs, results and checkpoints. None: a temporary one."
+    )
+    retention_seconds: float = Field(86_400.0, gt=0, description="How long a job is kept after its end.")
+    retention_mib: int = Field(
+        1024, ge=0, description="Room for results, in MiB; beyond it the jobs that ended first are forgotten."
+    )
     queue_capacity: int = Field(16, ge=0, description="Jobs that may wait.")
     max_pixels: int = Field(36_000_000, ge=1024, description="Largest picture that is decoded or made, in pixels.")
     max_message_bytes: int = Field(64 * 2**20, ge=2**20, description="Largest message that is taken.")

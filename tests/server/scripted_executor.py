@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 
 from intarsia_server.engine.events import StageStarted
 from intarsia_server.engine.parameters import MaskedGramParameters
@@ -36,19 +37,30 @@ class ScriptedExecutor(Executor):
         self.slots = slots
         self.begun: list[int] = []
         self.ended: list[int] = []
+        self.checkpoints: list[Path | None] = []
         self.most_at_once = 0
         self.failures: dict[int, Exception] = {}
+        self.fail_before_cancel = False
+        self._once: set[int] = set()
         self._gates: dict[int, asyncio.Event] = defaultdict(asyncio.Event)
 
     def let_go(self, *seeds: int) -> None:
         for seed in seeds:
             self._gates[seed].set()
 
+    def fail_once(self, seed: int) -> None:
+        """The run at work fails; the next one waits again."""
+        self._gates.pop(seed).set()
+        self._once.add(seed)
+
     async def start(self, on_ready: Callable[[bool], None]) -> None:
         on_ready(True)
 
-    async def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+    async def run(
+        self, request: Work, cancel: asyncio.Event, checkpoint: Path | None = None
+    ) -> AsyncGenerator[ExecutorEvent, None]:
         assert isinstance(request, TransferRequest)
+        self.checkpoints.append(checkpoint)
         self.begun.append(request.seed)
         self.most_at_once = max(self.most_at_once, len(self.begun) - len(self.ended))
         try:
@@ -57,10 +69,11 @@ class ScriptedExecutor(Executor):
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:
                 wait.cancel()
-            if cancel.is_set():
+            if cancel.is_set() and not self.fail_before_cancel:
                 raise ExecutionCancelledError
             if request.seed in self.failures:
-                raise self.failures[request.seed]
+                once = request.seed in self._once
+                raise self.failures.pop(request.seed) if once else self.failures[request.seed]
             yield ProgressEvent("masked gram", 1, 1, (("content", None, 1.0),), 1.0, 1.0, None)
             yield ResultEvent(b"picture", ImageFormat.PNG, 96, 64, ())
         finally:

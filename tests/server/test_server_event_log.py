@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from unittest.mock import ANY
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from intarsia_server.engine.events import StageStarted, TransferWarning
 from intarsia_server.engine.request import ImageFormat
 from intarsia_server.executors.base import PreviewEvent, ProgressEvent, ResultEvent
-from intarsia_server.jobs.events import LIMITS, AcceptedEvent, CompletedEvent, EventLog, Numbered, QueuedEvent
+from intarsia_server.jobs.events import (
+    LIMITS,
+    AcceptedEvent,
+    CompletedEvent,
+    EventLog,
+    JobEvent,
+    Numbered,
+    QueuedEvent,
+    SnapshotEvent,
+    StoredResultEvent,
+)
+from intarsia_server.jobs.record import JobRecord
 
+VIEW = JobRecord(job_id="job", request_id="request", owner="", client="", kind="gatys", payload="", size=(96, 64))
 ACCEPTED = AcceptedEvent("job", "request", 1, 96, 64)
 QUEUED = QueuedEvent(0)
 STAGE = StageStarted("vanilla", 0, 1, 10_000)
 WARNING = TransferWarning("code", "message")
-RESULT = ResultEvent(b"picture", ImageFormat.PNG, 96, 64, ())
+RESULT = StoredResultEvent(ResultEvent(b"picture", ImageFormat.PNG, 96, 64, ()), "hash", 7)
 COMPLETED = CompletedEvent(0.0, 1.0, ())
 
 
@@ -35,7 +48,7 @@ async def all_of(log: EventLog) -> list[Numbered]:
 
 def test_events_come_as_they_were_published() -> None:
     async def scenario() -> list[Numbered]:
-        log = EventLog()
+        log = EventLog(lambda: VIEW)
         for event in (ACCEPTED, STAGE, progress(1), RESULT, COMPLETED):
             log.publish(event)
         return await all_of(log)
@@ -49,20 +62,22 @@ def test_events_come_as_they_were_published() -> None:
 
 def test_unread_progress_is_bounded_and_the_newest_wins() -> None:
     async def scenario() -> list[Numbered]:
-        log = EventLog()
+        log = EventLog(lambda: VIEW)
         for step in range(1, 10_001):
             log.publish(progress(step))
         return await all_of(log)
 
-    numbered = asyncio.run(scenario())
-    assert 1 <= len(numbered) <= LIMITS[ProgressEvent]
-    assert [item.event for item in numbered] == [progress(10_001 - left) for left in range(len(numbered), 0, -1)]
-    assert [item.sequence for item in numbered] == [10_001 - left for left in range(len(numbered), 0, -1)]
+    snapshot, *numbered = asyncio.run(scenario())
+    left = LIMITS[ProgressEvent]
+    assert [item.event for item in numbered] == [progress(step) for step in range(10_001 - left, 10_001)]
+    assert [item.sequence for item in numbered] == list(range(10_001 - left, 10_001))
+    assert snapshot.sequence == 10_000 - left
+    assert snapshot.event == SnapshotEvent(VIEW, None, progress(10_000 - left))
 
 
 def test_state_warnings_and_result_are_never_dropped() -> None:
     async def scenario() -> list[Numbered]:
-        log = EventLog()
+        log = EventLog(lambda: VIEW)
         for event in (ACCEPTED, QUEUED, STAGE):
             log.publish(event)
         for step in range(1, 5001):
@@ -75,19 +90,25 @@ def test_state_warnings_and_result_are_never_dropped() -> None:
         return await all_of(log)
 
     numbered = asyncio.run(scenario())
-    others = [item for item in numbered if not isinstance(item.event, ProgressEvent)]
+    others = [item for item in numbered if not isinstance(item.event, ProgressEvent | SnapshotEvent)]
     assert [item.event for item in others] == [ACCEPTED, QUEUED, STAGE, WARNING, RESULT, COMPLETED]
     assert [item.sequence for item in others] == [1, 2, 3, 5004, 10_005, 10_006]
     sequences = [item.sequence for item in numbered]
     assert sequences == sorted(set(sequences))
-    assert len(numbered) <= LIMITS[ProgressEvent] + len(others)
+    assert len(numbered) <= LIMITS[ProgressEvent] + 2 * len(others)
+    snapshots = [item for item in numbered if isinstance(item.event, SnapshotEvent)]
+    assert [item.event for item in snapshots] == [
+        SnapshotEvent(VIEW, STAGE, progress(5000)),
+        SnapshotEvent(VIEW, STAGE, progress(10_000 - LIMITS[ProgressEvent])),
+    ]
+    assert [item.sequence for item in snapshots] == [5003, 10_004 - LIMITS[ProgressEvent]]
 
 
 def test_newest_preview_outlives_a_flood_of_progress() -> None:
     """Who asked for few previews and falls behind still sees the latest one."""
 
     async def scenario() -> list[Numbered]:
-        log = EventLog()
+        log = EventLog(lambda: VIEW)
         for step in range(1, 2001):
             log.publish(progress(step))
             if step in {500, 1000}:
@@ -100,7 +121,7 @@ def test_newest_preview_outlives_a_flood_of_progress() -> None:
 
 def test_reader_that_catches_up_frees_the_room() -> None:
     async def scenario() -> list[Numbered]:
-        log = EventLog()
+        log = EventLog(lambda: VIEW)
         reader = log.read(heartbeat=60)
         seen: list[Numbered] = []
         for step in range(1, 4 * LIMITS[ProgressEvent] + 1):
@@ -116,7 +137,7 @@ def test_reader_that_catches_up_frees_the_room() -> None:
 
 def test_waiting_reader_gets_events_as_they_come() -> None:
     async def scenario() -> list[int]:
-        log = EventLog()
+        log = EventLog(lambda: VIEW)
 
         async def read() -> list[int]:
             return [numbered.sequence async for numbered in log.read(heartbeat=60) if numbered is not None]
@@ -134,7 +155,7 @@ def test_waiting_reader_gets_events_as_they_come() -> None:
 
 def test_heartbeat_when_nothing_happens() -> None:
     async def scenario() -> list[Numbered | None]:
-        log = EventLog()
+        log = EventLog(lambda: VIEW)
         log.publish(ACCEPTED)
         reader = log.read(heartbeat=0.01)
         seen = [await anext(reader) for _ in range(3)]
@@ -150,14 +171,102 @@ def test_heartbeat_when_nothing_happens() -> None:
 
 def test_error_comes_after_the_events() -> None:
     async def scenario() -> None:
-        log = EventLog()
+        log = EventLog(lambda: VIEW)
         log.publish(ACCEPTED)
         log.publish(STAGE)
         log.close(ValueError("broken"))
         reader = log.read(heartbeat=60)
-        assert await anext(reader) == Numbered(1, ANY, ACCEPTED)
-        assert await anext(reader) == Numbered(2, ANY, STAGE)
+        for sequence, event in ((1, ACCEPTED), (2, STAGE)):
+            numbered = await anext(reader)
+            assert numbered is not None
+            assert (numbered.sequence, numbered.event) == (sequence, event)
         with pytest.raises(ValueError, match="broken"):
             await anext(reader)
 
     asyncio.run(scenario())
+
+
+def test_result_in_chunks_has_a_number_for_each_message() -> None:
+    async def scenario() -> list[Numbered]:
+        log = EventLog(lambda: VIEW)
+        for event in (ACCEPTED, StoredResultEvent(RESULT.result, "hash", 3), COMPLETED):
+            log.publish(event)
+        return await all_of(log)
+
+    assert [(item.sequence, item.last) for item in asyncio.run(scenario())] == [(1, 1), (2, 5), (6, 6)]
+
+
+def test_readers_have_their_own_places() -> None:
+    async def scenario() -> None:
+        log = EventLog(lambda: VIEW)
+        for event in (ACCEPTED, STAGE, progress(1), StoredResultEvent(RESULT.result, "hash", 3), COMPLETED):
+            log.publish(event)
+        log.close()
+        for after, first in ((0, 1), (1, 2), (3, 4), (4, 4), (6, 4), (7, 8), (8, None)):
+            seen = [numbered.sequence async for numbered in log.read(after, heartbeat=60) if numbered is not None]
+            assert next(iter(seen), None) == first
+            assert len(seen) == len([event for event in (1, 2, 3, 4, 8) if first and event >= first])
+
+    asyncio.run(scenario())
+
+
+def test_numbers_that_are_left_out() -> None:
+    async def scenario() -> None:
+        log = EventLog(lambda: VIEW)
+        log.publish(ACCEPTED)
+        log.skip_to(1000)
+        log.publish(STAGE)
+        log.close()
+
+        async def after(sequence: int) -> list[tuple[int, JobEvent]]:
+            return [(item.sequence, item.event) async for item in log.read(sequence, heartbeat=60) if item]
+
+        snapshot = (1000, SnapshotEvent(VIEW, None, None))
+        assert await after(0) == [(1, ACCEPTED), snapshot, (1001, STAGE)]
+        assert await after(700) == [snapshot, (1001, STAGE)]
+        assert await after(1000) == [(1001, STAGE)]
+
+    asyncio.run(scenario())
+
+
+def test_any_reader_sees_every_number_or_what_stands_for_it() -> None:
+    """Whatever is published and whenever it is read: numbers grow, and a gap in them ends with a snapshot."""
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.lists(st.sampled_from(["progress", "preview", "queued", "warning", "many", "read"]), max_size=40))
+    def check(actions: list[str]) -> None:
+        async def scenario() -> None:
+            log, steps, readers = EventLog(lambda: VIEW), 0, list[list[Numbered]]()
+            events = {"queued": QUEUED, "warning": WARNING}
+            for action in actions:
+                if action == "read":
+                    readers.append([])
+                for _ in range(300 if action == "many" else action != "read"):
+                    steps += 1
+                    event = preview(steps) if action == "preview" else events.get(action, progress(steps))
+                    log.publish(event)
+                for seen in readers[::2]:
+                    after = seen[-1].last if seen else 0
+                    reader = log.read(after, heartbeat=60)
+                    while after < log.sequence:
+                        numbered = await anext(reader)
+                        assert numbered is not None
+                        seen.append(numbered)
+                        after = numbered.last
+            log.close()
+            readers.append([])
+            for seen in readers:
+                reader = log.read(seen[-1].last if seen else 0, heartbeat=60)
+                seen.extend([numbered async for numbered in reader if numbered is not None])
+                last = 0
+                for numbered in seen:
+                    assert numbered.sequence > last
+                    assert numbered.sequence == last + 1 or isinstance(numbered.event, SnapshotEvent)
+                    if isinstance(numbered.event, SnapshotEvent) and numbered.event.progress is not None:
+                        assert numbered.event.progress.step <= numbered.sequence
+                    last = numbered.last
+                assert last == log.sequence
+
+        asyncio.run(scenario())
+
+    check()

@@ -4,59 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from intarsia_server.engine.events import StageStarted
-from intarsia_server.executors.base import ResultEvent, WorkerDiedError
-from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, JobEvent, QueuedEvent
+from intarsia_server.executors.base import ResumedEvent, WorkerDiedError
+from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, QueuedEvent, StoredResultEvent
 from intarsia_server.jobs.manager import (
+    MAX_DEATHS,
     DrainingError,
     DuplicateRequestError,
     JobCancelledError,
-    JobManager,
     QueueFullError,
 )
-from intarsia_server.jobs.model import Job, JobState
-from scripted_executor import ScriptedExecutor, transfer_request
-
-SIZE = (96, 64)
-
-
-class Bench:
-    """A manager, its executor, and jobs known by their seeds."""
-
-    def __init__(self, *, slots: int = 1, capacity: int = 3) -> None:
-        self.executor = ScriptedExecutor(slots)
-        self.manager = JobManager(self.executor, capacity=capacity)
-        self.manager.start()
-
-    async def submit(self, seed: int) -> Job:
-        job = self.manager.submit(transfer_request(seed), request_id=f"request {seed}", size=SIZE)
-        await settle()
-        return job
-
-
-def on_bench(scenario: Callable[[Bench], Awaitable[None]], *, slots: int = 1, capacity: int = 3) -> None:
-    async def run() -> None:
-        bench = Bench(slots=slots, capacity=capacity)
-        await asyncio.wait_for(scenario(bench), 30)
-        bench.executor.let_go(*range(100))
-        await asyncio.wait_for(bench.manager.drain(30), 30)
-        assert bench.manager.running == bench.manager.queued == 0
-
-    asyncio.run(run())
-
-
-async def settle() -> None:
-    """Lets everything happen that can happen now."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-async def events_of(job: Job) -> list[JobEvent]:
-    """All events of a job that ends by itself."""
-    return [numbered.event async for numbered in job.log.read(heartbeat=60) if numbered is not None]
+from intarsia_server.jobs.model import Job
+from intarsia_server.jobs.record import JobRecord, JobState
+from job_bench import SIZE, Bench, on_bench, payload_of, settle, until
+from scripted_executor import transfer_request
 
 
 async def positions_of(job: Job) -> list[int]:
@@ -76,12 +40,12 @@ def test_events_of_a_job() -> None:
     async def scenario(bench: Bench) -> None:
         bench.executor.let_go(1)
         job = await bench.submit(1)
-        events = await events_of(job)
+        events = await bench.events_of(job)
         assert isinstance(events[0], AcceptedEvent)
         assert (events[0].job_id, events[0].request_id) == (job.job_id, "request 1")
         assert (events[0].queue_position, events[0].width, events[0].height) == (0, *SIZE)
         assert isinstance(events[1], StageStarted)
-        assert isinstance(events[-2], ResultEvent)
+        assert isinstance(events[-2], StoredResultEvent)
         assert isinstance(events[-1], CompletedEvent)
         assert events[-1].run_seconds >= 0
         assert job.state is JobState.SUCCEEDED
@@ -96,7 +60,7 @@ def test_jobs_run_one_after_another_in_the_order_they_came() -> None:
         assert (bench.manager.running, bench.manager.queued) == (1, 2)
         bench.executor.let_go(2, 1, 3)
         for job in jobs:
-            await events_of(job)
+            await bench.events_of(job)
         assert bench.executor.begun == bench.executor.ended == [3, 1, 2]
         assert bench.executor.most_at_once == 1
 
@@ -109,8 +73,8 @@ def test_as_many_jobs_at_once_as_there_are_slots() -> None:
         assert bench.executor.begun == [1, 2]
         assert [job.queue_position for job in jobs] == [0, 0, 1]
         bench.executor.let_go(2)
-        await events_of(jobs[1])
-        await settle()
+        await bench.events_of(jobs[1])
+        await until(lambda: len(bench.executor.begun) == 3)
         assert bench.executor.begun == [1, 2, 3]
         assert bench.executor.most_at_once == 2
 
@@ -123,27 +87,30 @@ def test_capacity(slots: int, capacity: int) -> None:
         for seed in range(slots + capacity):
             await bench.submit(seed)
         with pytest.raises(QueueFullError) as raised:
-            bench.manager.check_admission("another")
+            bench.manager.check_admission()
         assert raised.value.retry_seconds > 0
         with pytest.raises(QueueFullError):
             await bench.submit(99)
         assert (bench.manager.running, bench.manager.queued) == (slots, capacity)
         bench.executor.let_go(0)
-        await settle()
+        await until(lambda: len(bench.manager.jobs) < slots + capacity)
         assert (await bench.submit(99)).state in {JobState.QUEUED, JobState.RUNNING}
 
     on_bench(scenario, slots=slots, capacity=capacity)
 
 
-def test_jobs_submitted_at_once_are_placed_and_bounded() -> None:
+def test_jobs_submitted_at_once_are_bounded_and_placed() -> None:
     async def scenario(bench: Bench) -> None:
         def submit(seed: int) -> Job:
             return bench.manager.submit(transfer_request(seed), request_id=f"{seed}", size=SIZE)
 
-        # No task may run in between: the jobs are counted before a worker has taken the first.
-        assert [submit(seed).queue_position for seed in range(3)] == [0, 1, 2]
+        # No task may run in between: the jobs are counted before any of them is stored.
+        jobs = [submit(seed) for seed in range(3)]
         with pytest.raises(QueueFullError):
             submit(3)
+        await until(lambda: all(job.log.sequence for job in jobs))
+        await settle()
+        assert [job.queue_position for job in jobs] == [0, 1, 2]
 
     on_bench(scenario, capacity=2)
 
@@ -153,7 +120,7 @@ def test_positions_are_announced_as_the_queue_moves() -> None:
         jobs = [await bench.submit(seed) for seed in (1, 2, 3, 4)]
         for seed, job in enumerate(jobs, 1):
             bench.executor.let_go(seed)
-            await asyncio.wait_for(_ended(job), 30)
+            await bench.ended(job)
         assert [await positions_of(job) for job in jobs] == [[0], [1], [2, 1], [3, 2, 1]]
 
     on_bench(scenario)
@@ -171,11 +138,6 @@ def test_positions_after_a_queued_job_is_cancelled() -> None:
     on_bench(scenario)
 
 
-async def _ended(job: Job) -> None:
-    while job.state in {JobState.QUEUED, JobState.RUNNING}:
-        await settle()
-
-
 def test_cancel_of_a_queued_job() -> None:
     async def scenario(bench: Bench) -> None:
         first, second = await bench.submit(1), await bench.submit(2)
@@ -183,9 +145,9 @@ def test_cancel_of_a_queued_job() -> None:
         assert second.state is JobState.CANCELLED
         assert bench.manager.queued == 0
         with pytest.raises(JobCancelledError):
-            await events_of(second)
+            await bench.events_of(second)
         bench.executor.let_go(1, 2)
-        await events_of(first)
+        await bench.events_of(first)
         await settle()
         assert bench.executor.begun == [1]
 
@@ -196,12 +158,12 @@ def test_cancel_of_a_running_job_frees_its_slot() -> None:
     async def scenario(bench: Bench) -> None:
         first, second = await bench.submit(1), await bench.submit(2)
         bench.manager.cancel(first)
-        await asyncio.wait_for(_ended(first), 30)
+        await bench.ended(first)
         assert first.state is JobState.CANCELLED
         with pytest.raises(JobCancelledError):
-            await events_of(first)
+            await bench.events_of(first)
         bench.executor.let_go(2)
-        assert isinstance((await events_of(second))[-1], CompletedEvent)
+        assert isinstance((await bench.events_of(second))[-1], CompletedEvent)
 
     on_bench(scenario)
 
@@ -210,7 +172,7 @@ def test_cancel_of_a_job_that_has_ended_does_nothing() -> None:
     async def scenario(bench: Bench) -> None:
         bench.executor.let_go(1)
         job = await bench.submit(1)
-        await events_of(job)
+        await bench.events_of(job)
         bench.manager.cancel(job)
         bench.manager.cancel(job)
         assert job.state is JobState.SUCCEEDED
@@ -220,32 +182,111 @@ def test_cancel_of_a_job_that_has_ended_does_nothing() -> None:
 
 def test_failed_job_does_not_end_the_runner() -> None:
     async def scenario(bench: Bench) -> None:
-        failures = [RuntimeError("broken"), WorkerDiedError("dead"), TimeoutError("late"), KeyError("odd")]
+        failures = [RuntimeError("broken"), TimeoutError("late"), KeyError("odd")]
         for seed, failure in enumerate(failures):
             bench.executor.failures[seed] = failure
             bench.executor.let_go(seed)
             job = await bench.submit(seed)
             with pytest.raises(type(failure)) as raised:
-                await events_of(job)
+                await bench.events_of(job)
             assert raised.value is failure
             assert job.state is JobState.FAILED
         bench.executor.let_go(9)
-        assert isinstance((await events_of(await bench.submit(9)))[-1], CompletedEvent)
+        assert isinstance((await bench.events_of(await bench.submit(9)))[-1], CompletedEvent)
 
     on_bench(scenario)
 
 
-def test_request_id_is_taken_while_its_job_is_active() -> None:
+def test_job_whose_worker_died_goes_on_before_the_others() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.executor.failures[1] = WorkerDiedError("dead")
+        first, second = await bench.submit(1), await bench.submit(2)
+        bench.executor.let_go(2)
+        bench.executor.fail_once(1)
+        await until(lambda: first.attempts == 2)
+        await settle()
+        assert (first.state, second.state) == (JobState.RUNNING, JobState.QUEUED)
+        bench.executor.let_go(1)
+        events = await bench.events_of(first)
+        assert [event for event in events if isinstance(event, ResumedEvent)] == [ResumedEvent("", 0)]
+        assert isinstance(events[-1], CompletedEvent)
+        await bench.events_of(second)
+        assert bench.executor.begun == [1, 1, 2]
+
+    on_bench(scenario)
+
+
+def test_job_that_takes_every_worker_along_fails() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.executor.failures[1] = WorkerDiedError("dead")
+        bench.executor.let_go(1)
+        job = await bench.submit(1)
+        with pytest.raises(WorkerDiedError):
+            await bench.events_of(job)
+        assert (job.state, job.attempts) == (JobState.FAILED, MAX_DEATHS)
+
+    on_bench(scenario)
+
+
+def test_cancel_of_a_job_whose_worker_dies() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.executor.failures[1] = WorkerDiedError("dead")
+        job = await bench.submit(1)
+        bench.executor.let_go(1)
+        bench.executor.fail_before_cancel = True
+        bench.manager.cancel(job)
+        with pytest.raises(JobCancelledError):
+            await bench.events_of(job)
+        assert job.attempts == 1
+
+    on_bench(scenario)
+
+
+def test_request_sent_again_is_the_same_job() -> None:
     async def scenario(bench: Bench) -> None:
         running, queued = await bench.submit(1), await bench.submit(2)
-        for seed in (1, 2):
+        for seed, job in ((1, running), (2, queued)):
+            assert await bench.find(seed) is job
+            assert (
+                bench.manager.submit(
+                    transfer_request(seed), request_id=job.request_id, size=SIZE, payload=payload_of(seed)
+                )
+                is job
+            )
             with pytest.raises(DuplicateRequestError):
-                await bench.submit(seed)
-        bench.manager.cancel(queued)
+                await bench.manager.find("", job.request_id, payload_of(3))
+            assert await bench.find(seed, owner="somebody else") is None
         bench.executor.let_go(1, 2)
-        await events_of(running)
-        for seed in (1, 2):
-            assert isinstance((await events_of(await bench.submit(seed)))[-1], CompletedEvent)
+        for seed, job in ((1, running), (2, queued)):
+            before = await bench.events_of(job)
+            past = await bench.find(seed)
+            assert isinstance(past, JobRecord)
+            assert past == replace(job.record(), number=past.number)
+            assert (await bench.events_of(past))[-2:] == before[-2:]
+            with pytest.raises(DuplicateRequestError):
+                await bench.manager.find("", job.request_id, payload_of(3))
+        assert bench.executor.begun == [1, 2]
+
+    on_bench(scenario)
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+def test_job_ends_with_the_last_reader_that_says_so(cancel: bool) -> None:
+    async def scenario(bench: Bench) -> None:
+        job = await bench.submit(1)
+        readers = [bench.manager.events(job, heartbeat=60, cancel=cancel) for _ in range(2)]
+        for reader in readers:
+            await anext(reader)
+        await readers[0].aclose()
+        await settle()
+        assert job.state is JobState.RUNNING
+        await readers[1].aclose()
+        if cancel:
+            await bench.ended(job)
+            assert job.state is JobState.CANCELLED
+        else:
+            await settle()
+            assert job.state is JobState.RUNNING
 
     on_bench(scenario)
 
@@ -262,7 +303,7 @@ def test_drain_lets_all_jobs_finish_and_takes_no_more() -> None:
         await drain
         assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 3
         for job in jobs:
-            assert isinstance((await events_of(job))[-1], CompletedEvent)
+            assert isinstance((await bench.events_of(job))[-1], CompletedEvent)
 
     on_bench(scenario)
 
@@ -274,14 +315,16 @@ def test_drain_cancels_what_is_left_and_says_why() -> None:
         assert [job.state for job in jobs] == [JobState.CANCELLED] * 3
         for job in jobs:
             with pytest.raises(DrainingError):
-                await events_of(job)
+                await bench.events_of(job)
 
     on_bench(scenario)
 
 
 STEPS = {
     (JobState.QUEUED, JobState.RUNNING),
+    (JobState.QUEUED, JobState.FAILED),
     (JobState.QUEUED, JobState.CANCELLED),
+    (JobState.RUNNING, JobState.QUEUED),
     (JobState.RUNNING, JobState.SUCCEEDED),
     (JobState.RUNNING, JobState.FAILED),
     (JobState.RUNNING, JobState.CANCELLED),

@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from intarsia_server.engine.cost.speed import Speed
 from intarsia_server.engine.device_info import DeviceInfo
@@ -41,6 +42,14 @@ class PreviewEvent:
     image: bytes
 
 
+@dataclass(frozen=True)
+class ResumedEvent:
+    """The job goes on after that step of that stage; "" and 0 when it begins anew. Later steps are taken again."""
+
+    stage: str
+    step: int
+
+
 class FinalEvent:
     """Base of the events that a run ends with, one for each kind of work."""
 
@@ -71,7 +80,14 @@ class SegmentedEvent(FinalEvent):
 
 
 ExecutorEvent = (
-    StageStarted | ProgressEvent | PreviewEvent | TransferWarning | ResultEvent | EvaluatedEvent | SegmentedEvent
+    StageStarted
+    | ProgressEvent
+    | PreviewEvent
+    | TransferWarning
+    | ResumedEvent
+    | ResultEvent
+    | EvaluatedEvent
+    | SegmentedEvent
 )
 """The engine's own events where they can cross to another process as they are."""
 
@@ -128,12 +144,15 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+    def run(
+        self, request: Work, cancel: asyncio.Event, checkpoint: Path | None = None
+    ) -> AsyncGenerator[ExecutorEvent, None]:
         """Runs one request on a free worker and yields its events; the last one is a `FinalEvent`.
 
         Args:
             request: to run.
             cancel: once set, the work stops; a transfer within one step.
+            checkpoint: file that keeps how far it is, to go on from if it is there; None: none is kept.
 
         Raises:
             InvalidInputError, WeightsUnavailableError: as the engine says.

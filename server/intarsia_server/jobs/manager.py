@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 import uuid
-from collections import deque
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from intarsia_server.engine.request import Work
-from intarsia_server.executors.base import ExecutionCancelledError, Executor, ResultEvent
-from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, QueuedEvent
-from intarsia_server.jobs.model import Job, JobState
+from intarsia_server.executors.base import (
+    EvaluatedEvent,
+    ExecutionCancelledError,
+    Executor,
+    ProgressEvent,
+    ResultEvent,
+    ResumedEvent,
+    SegmentedEvent,
+    WorkerDiedError,
+)
+from intarsia_server.jobs.archive import Archive
+from intarsia_server.jobs.events import (
+    AcceptedEvent,
+    CompletedEvent,
+    JobEvent,
+    Numbered,
+    QueuedEvent,
+    StoredResultEvent,
+)
+from intarsia_server.jobs.model import Job
+from intarsia_server.jobs.observer import JobObserver
+from intarsia_server.jobs.queue import FairQueue
+from intarsia_server.jobs.record import JobRecord, JobState, Outcome
+from intarsia_server.jobs.storage import StorageError
 
 log = logging.getLogger(__name__)
+
+MAX_DEATHS = 3
+"""Workers that a job may take along before it is taken to be its fault."""
+
+SUSPEND_SECONDS = 5.0
+"""What the end of a server takes at most, once its jobs have been told to stop."""
+
+EPOCH = 10**9
+"""Events of a job that goes on after a server's start are numbered from the next multiple of this: how many had been
+sent before is not known then, and a number must never be used twice."""
 
 
 class QueueFullError(RuntimeError):
@@ -30,37 +64,97 @@ class DrainingError(RuntimeError):
     """The server is on its way down and takes no new job, or cannot finish this one."""
 
 
+class ServerDiedError(RuntimeError):
+    """The server ended while it had a job that does not outlive it."""
+
+
 class DuplicateRequestError(RuntimeError):
-    """A job with this request id is still queued or running."""
+    """There is a job with this request id, and it is another one."""
+
+
+class UnknownJobError(LookupError):
+    """There is no such job, or it is somebody else's."""
+
+
+class InputLostError(RuntimeError):
+    """What a job was to work on has been damaged on the server's disk."""
 
 
 class JobCancelledError(RuntimeError):
     """The job was cancelled."""
 
 
+@dataclass(frozen=True)
+class Payload:
+    """A request in a form that another server can take it up from, and its SHA-256 in hexadecimal."""
+
+    data: bytes
+    sha256: str
+
+
 class JobManager:
-    """Runs jobs on an executor, in the order they came, `executor.slots` at a time.
+    """Runs jobs on an executor, `executor.slots` at a time, and keeps them.
 
     Args:
         executor: already started or about to be; jobs wait for it.
+        archive: what is kept of jobs.
+        checkpoints: folder in which a job's checkpoint has the job's id for a name.
         capacity: how many jobs may wait.
+        chunk_bytes: pictures above this size are sent in chunks of it.
+        durable: whether another server will find in the archive what this one leaves there.
+        revive: makes a payload's data a request again; it may raise what the executor may. Blocks.
+        describe: turns an error into what the archive keeps of it.
+        observers: are told what becomes of jobs.
     """
 
-    def __init__(self, executor: Executor, *, capacity: int) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        archive: Archive,
+        checkpoints: Path,
+        *,
+        capacity: int,
+        chunk_bytes: int,
+        durable: bool,
+        revive: Callable[[bytes], Work],
+        describe: Callable[[Exception], bytes],
+        observers: Sequence[JobObserver] = (),
+    ) -> None:
         self._executor = executor
+        self._archive = archive
+        self._checkpoints = checkpoints
         self._capacity = capacity
-        self._queue: deque[Job] = deque()
+        self._chunk_bytes = chunk_bytes
+        self._durable = durable
+        self._revive = revive
+        self._describe = describe
+        self._observers = observers
+        self._queue = FairQueue()
         self._active: dict[str, Job] = {}
         self._arrived = asyncio.Event()
         self._runners: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
+        self._suspending = False
         self._recent_seconds = 30.0
+
+    async def recover(self) -> None:
+        """Queues again what the last server on this archive had queued or running; asked before any job is taken."""
+        for record in await self._archive.open():
+            epoch = record.epoch + 1
+            await self._archive.store(replace(record, state=JobState.QUEUED, epoch=epoch))
+            await self._recover(replace(record, epoch=epoch))
+        for path in self._checkpoints.iterdir():
+            if path.name not in self._active:
+                path.unlink()
+        self._announce_positions()
 
     def start(self) -> None:
         """Begins to take jobs from the queue."""
         self._runners = [asyncio.create_task(self._run_jobs()) for _ in range(self._executor.slots)]
+        self._runners.append(asyncio.create_task(self._archive.keep_swept()))
 
     @property
     def queued(self) -> int:
@@ -83,100 +177,407 @@ class JobManager:
         free = self._executor.slots - self.running
         return max(0, len(self._queue) + 1 - free)
 
-    def check_admission(self, request_id: str) -> None:
+    def check_admission(self, client: str = "") -> None:
         """Whether a job could be taken now; asked before its pictures are decoded, which is the dear part.
 
         Raises:
-            DrainingError, DuplicateRequestError, QueueFullError: it could not.
+            DrainingError, QueueFullError: it could not.
         """
+        error: DrainingError | QueueFullError
         if self._draining:
-            raise DrainingError("the server is shutting down")
-        if request_id in self._active:
-            raise DuplicateRequestError(f"a job with request_id {request_id} is still queued or running")
-        if len(self._active) >= self._capacity + self._executor.slots:
-            raise QueueFullError(self._recent_seconds)
+            error = DrainingError("the server is shutting down")
+        elif len(self._active) >= self._capacity + self._executor.slots:
+            error = QueueFullError(self._recent_seconds)
+        else:
+            return
+        for observer in self._observers:
+            observer.refused(client, error)
+        raise error
 
-    def submit(
-        self, request: Work, *, request_id: str, size: tuple[int, int], areas: Mapping[str, float] | None = None
-    ) -> Job:
-        """Queues a job; size and areas are as of `Job`.
+    async def find(self, owner: str, request_id: str, payload: Payload) -> Job | JobRecord | None:
+        """The owner's job with that request id; None: there is none.
 
         Raises:
-            DrainingError, DuplicateRequestError, QueueFullError: see `check_admission`.
+            DuplicateRequestError: it is another job than the payload's.
         """
-        self.check_admission(request_id)
-        job = Job(str(uuid.uuid4()), request_id, request, size, areas or {})
-        job.queue_position = self.next_position
-        self._active[request_id] = job
+        found = self._find_active(owner, request_id) or await self._archive.find(owner, request_id)
+        # It may have ended, or come, while the archive was asked.
+        return None if found is None else self._same(self._active.get(found.job_id, found), payload.sha256)
+
+    def submit(
+        self,
+        request: Work,
+        *,
+        request_id: str,
+        size: tuple[int, int],
+        areas: Mapping[str, float] | None = None,
+        payload: Payload | None = None,
+        client: str = "",
+        owner: str = "",
+        memory: int = 0,
+        seconds: float | None = None,
+    ) -> Job:
+        """Takes a job; it is queued as soon as it is stored, and if it cannot be stored its events end with that error.
+
+        Args:
+            request: to run.
+            request_id: if the owner has such a job already, waiting or running, that one is returned.
+            size: as of `Job`, and so are areas, client, owner, memory and seconds.
+            areas: see size.
+            payload: of the request; without it, the job ends with the server.
+            client: see size.
+            owner: see size.
+            memory: see size.
+            seconds: see size.
+
+        Raises:
+            DrainingError, QueueFullError: see `check_admission`.
+            DuplicateRequestError: as `find`.
+        """
+        name = payload.sha256 if payload else ""
+        if (same := self._find_active(owner, request_id)) is not None:
+            self._same(same, name)
+            return same
+        self.check_admission(client)
+        job = Job(str(uuid.uuid4()), request_id, request, size, areas or {}, client, owner, memory, seconds, name)
+        self._active[job.job_id] = job
         self._idle.clear()
-        self._queue.append(job)
-        job.log.publish(AcceptedEvent(job.job_id, request_id, job.queue_position, *size))
-        log.info("job %s accepted: %s, %dx%d", job.job_id, request.kind, *size)
-        self._arrived.set()
+        self._spawn(self._admit(job, payload.data if payload else b""))
         return job
+
+    async def get(self, job_id: str, owner: str) -> Job | JobRecord:
+        """One job; as a record once it has ended.
+
+        Raises:
+            UnknownJobError: the owner has no such job.
+        """
+        found = self._active.get(job_id) or await self._archive.get(job_id)
+        if found is None or found.owner != owner:
+            raise UnknownJobError("there is no such job")
+        return self._active.get(job_id, found)
+
+    async def page(
+        self, owner: str, states: Collection[JobState], *, before: int | None, limit: int
+    ) -> Sequence[JobRecord]:
+        """The owner's jobs as they are now, newest first; see `JobStore.page`."""
+        records = await self._archive.page(owner, states, before=before, limit=limit)
+        return [
+            replace(self._active[record.job_id].record(), number=record.number)
+            if record.job_id in self._active
+            else record
+            for record in records
+        ]
+
+    async def result(self, record: JobRecord) -> bytes:
+        """The picture of a transfer that succeeded.
+
+        Raises:
+            ResultGoneError: it is not kept any more.
+        """
+        return await self._archive.result(record)
+
+    async def events(
+        self, job: Job | JobRecord, *, after: int = 0, heartbeat: float, cancel: bool = False
+    ) -> AsyncGenerator[Numbered | None, None]:
+        """A job's events after the one with that number, and None for every `heartbeat` seconds without.
+
+        Args:
+            job: whose.
+            after: number of the last message that the reader has.
+            heartbeat: in seconds.
+            cancel: cancel the job when the reader leaves and nobody else watches it.
+
+        Raises:
+            Exception: what the job failed or was cancelled with.
+        """
+        if isinstance(job, JobRecord):
+            if not job.state.ended:
+                raise DrainingError("the job goes on when the server starts again")
+            past = await self._archive.log_of(job, after=after)
+            async for numbered in past.read(after, heartbeat=heartbeat):
+                yield numbered
+            return
+        job.watchers += 1
+        try:
+            # A number that has not been given yet can only come from another server; what follows is new all the same.
+            async with aclosing(job.log.read(min(after, job.log.sequence), heartbeat=heartbeat)) as numbereds:
+                async for numbered in numbereds:
+                    yield numbered
+        finally:
+            job.watchers -= 1
+            if cancel and not job.watchers:
+                self.cancel(job)
 
     def cancel(self, job: Job) -> None:
         """Stops a job: at once when it waits, within one step when it runs. Does nothing when it has ended."""
         job.cancel.set()
-        if job.state is JobState.QUEUED:
+        if job in self._queue:
             self._queue.remove(job)
-            self._end(job, JobState.CANCELLED, self._why_cancelled())
+            self._spawn(self._end_cancelled(job))
             self._announce_positions()
 
     async def drain(self, grace: float) -> None:
-        """Takes no new jobs, lets the others finish for `grace` seconds, then cancels what is left."""
+        """Takes no new jobs and lets the others finish for `grace` seconds.
+
+        What is left then is cancelled. If the archive is durable, it is left in it for the next server, early enough
+        for this one to be gone when the time is over.
+        """
         self._draining = True
+        if self._durable:
+            grace -= min(SUSPEND_SECONDS, grace / 2)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 await self._idle.wait()
-        for job in list(self._active.values()):
-            log.warning("job %s cancelled: the grace period is over", job.job_id)
-            self.cancel(job)
+        self._suspending = True
+        for job in self._active.values():
+            if not job.cancel.is_set():
+                job.suspended = True
+                job.cancel.set()
+        for job in list(self._queue):
+            self._queue.remove(job)
+            self._spawn(self._suspend(job))
         await self._idle.wait()
         for runner in self._runners:
             runner.cancel()
             with suppress(asyncio.CancelledError):
                 await runner
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _admit(self, job: Job, payload: bytes) -> None:
+        try:
+            await self._archive.accept(job.record(), payload)
+        except StorageError as error:
+            log.error("job %s refused: %s", job.job_id, error, exc_info=error.__cause__)  # noqa: TRY400
+            for observer in self._observers:
+                observer.refused(job.client, error)
+            self._drop(job)
+            job.log.close(error)
+            return
+        job.queue_position = self.next_position
+        self._publish(job, AcceptedEvent(job.job_id, job.request_id, job.queue_position, *job.size))
+        self._accepted(job)
+        log.info("job %s accepted: %s, %dx%d", job.job_id, job.request.kind, *job.size)
+
+    async def _recover(self, record: JobRecord) -> None:
+        request: Work | Exception = ServerDiedError("the server ended before the job was done")
+        try:
+            if record.payload:
+                request = await asyncio.to_thread(self._revive, await self._archive.input(record))
+        except KeyError:
+            request = InputLostError("the job's input has been damaged on the server")
+        except Exception as error:  # whatever the job would fail with; it must not keep the server from starting
+            request = error
+        if isinstance(request, Exception):
+            log.warning("job %s cannot go on: %s", record.job_id, request)
+            ended = replace(record, state=JobState.FAILED, ended_at=time.time(), status=self._describe(request))
+            await self._archive.save(replace(ended, sequence=record.epoch * EPOCH))
+            return
+        job = Job(
+            record.job_id,
+            record.request_id,
+            request,
+            record.size,
+            record.areas,
+            record.client,
+            record.owner,
+            record.memory,
+            record.seconds,
+            record.payload,
+            created_at=record.created_at,
+            began_at=record.began_at,
+            attempts=record.attempts,
+            epoch=record.epoch,
+        )
+        job.log.publish(AcceptedEvent(job.job_id, job.request_id, 0, *job.size), at=job.created_at)
+        job.log.skip_to(job.epoch * EPOCH)
+        self._active[job.job_id] = job
+        self._idle.clear()
+        self._accepted(job)
+        log.info("job %s queued again: %s, %dx%d", job.job_id, request.kind, *job.size)
+
+    def _accepted(self, job: Job) -> None:
+        for observer in self._observers:
+            observer.accepted(job)
+        if self._suspending:
+            job.suspended = not job.cancel.is_set() or job.suspended
+            self._spawn(self._suspend(job) if job.suspended else self._end_cancelled(job))
+            return
+        self._queue.append(job)
+        self._arrived.set()
+        if job.cancel.is_set():
+            self.cancel(job)
 
     async def _run_jobs(self) -> None:
         while True:
-            while not self._queue:
+            while not len(self._queue):
                 self._arrived.clear()
                 await self._arrived.wait()
-            job = self._queue.popleft()
-            job.move_to(JobState.RUNNING)
-            self._announce_positions()
-            await self._run(job)
+            await self._run(self._queue.pop())
 
     async def _run(self, job: Job) -> None:
+        job.move_to(JobState.RUNNING)
         job.started_at = time.monotonic()
+        job.began_at = job.began_at or time.time()
+        job.attempts += 1
+        job.queue_position = 0
+        for observer in self._observers:
+            observer.started(job)
+        self._announce_positions()
+        self._spawn(self._archive.save(job.record()))
         try:
-            async for event in self._executor.run(job.request, job.cancel):
-                job.log.publish(event)
-                if isinstance(event, ResultEvent):
-                    run_seconds = time.monotonic() - job.started_at
-                    self._recent_seconds = run_seconds
-                    job.log.publish(CompletedEvent(job.started_at - job.queued_at, run_seconds, event.stages))
-        except ExecutionCancelledError:
-            self._end(job, JobState.CANCELLED, self._why_cancelled())
+            final = await self._execute(job)
+        except (ExecutionCancelledError, WorkerDiedError) as error:
+            await self._stopped(job, error)
         except Exception as error:  # a failed job must not end the runner; its reader gets the error
-            self._end(job, JobState.FAILED, error)
+            await self._end(job, JobState.FAILED, error)
         else:
-            self._end(job, JobState.SUCCEEDED)
+            self._recent_seconds = time.monotonic() - job.started_at
+            if isinstance(final, ResultEvent):
+                await self._succeed(job, final)
+            else:
+                self._publish(job, final)
+                await self._end(job, JobState.SUCCEEDED)
 
-    def _why_cancelled(self) -> Exception:
-        if self._draining:
-            return DrainingError("the server shut down before the job was done")
-        return JobCancelledError("the job was cancelled")
+    async def _stopped(self, job: Job, error: ExecutionCancelledError | WorkerDiedError) -> None:
+        """A running job has stopped because it was told to, or because its worker died."""
+        if job.suspended:
+            await self._suspend(job)
+        elif job.cancel.is_set():
+            await self._end_cancelled(job)
+        else:
+            job.deaths += 1
+            if job.deaths < MAX_DEATHS:
+                self._queue_again(job)
+            else:
+                await self._end(job, JobState.FAILED, error)
 
-    def _end(self, job: Job, state: JobState, error: Exception | None = None) -> None:
+    async def _execute(self, job: Job) -> ResultEvent | EvaluatedEvent | SegmentedEvent:
+        """Runs a job and publishes all events but the last, which it returns."""
+        checkpoint = self._checkpoints / job.job_id if job.payload else None
+        begins_anew = job.attempts > 1
+        async with aclosing(self._executor.run(job.request, job.cancel, checkpoint)) as events:
+            async for event in events:
+                if begins_anew and not isinstance(event, ResumedEvent):
+                    self._publish(job, ResumedEvent("", 0))
+                begins_anew = False
+                if isinstance(event, ResultEvent | EvaluatedEvent | SegmentedEvent):
+                    final = event
+                else:
+                    if isinstance(event, ProgressEvent):
+                        job.fraction = event.fraction
+                    self._publish(job, event)
+        return final
+
+    def _queue_again(self, job: Job) -> None:
+        log.warning("job %s goes on with another worker: its own died", job.job_id)
+        job.move_to(JobState.QUEUED)
+        job.started_at = None
+        self._queue.append_left(job)
+        self._arrived.set()
+        self._spawn(self._archive.save(job.record()))
+
+    async def _succeed(self, job: Job, result: ResultEvent) -> None:
+        """Stores the picture before anybody sees it: what has been seen is what will be seen."""
+        stored = StoredResultEvent(
+            result, await asyncio.to_thread(lambda: hashlib.sha256(result.image).hexdigest()), self._chunk_bytes
+        )
+        assert job.began_at is not None
+        now = time.time()
+        completed = CompletedEvent(max(0.0, job.began_at - job.created_at), max(0.0, now - job.began_at), result.stages)
+        first = job.log.sequence + 1
+        outcome = Outcome(
+            sha256=stored.sha256,
+            size_bytes=len(result.image),
+            format=result.format,
+            width=result.width,
+            height=result.height,
+            sequence=first,
+            chunk_bytes=self._chunk_bytes,
+            queued_seconds=completed.queued_seconds,
+            run_seconds=completed.run_seconds,
+            stages=result.stages,
+        )
+        ended = replace(
+            job.record(),
+            state=JobState.SUCCEEDED,
+            ended_at=now,
+            sequence=first + stored.chunks + 1,
+            fraction=1.0,
+            outcome=outcome,
+        )
+        try:
+            await self._archive.succeed(ended, result.image)
+        except StorageError as error:
+            await self._end(job, JobState.FAILED, error)
+            return
+        job.move_to(JobState.SUCCEEDED)
+        job.ended_at, job.fraction, job.outcome = now, 1.0, outcome
+        self._publish(job, stored)
+        self._publish(job, completed)
+        self._leave(job, None)
+
+    def _end(self, job: Job, state: JobState, error: Exception | None = None) -> Coroutine[Any, Any, None]:
+        """Ends a job without a picture, at once; what it returns stores that, and then tells everybody."""
         job.move_to(state)
-        del self._active[job.request_id]
+        job.ended_at = time.time()
+        job.fraction = 1.0 if state is JobState.SUCCEEDED else job.fraction
+        job.status = b"" if error is None else self._describe(error)
+        return self._store_end(job, error)
+
+    def _end_cancelled(self, job: Job) -> Coroutine[Any, Any, None]:
+        return self._end(job, JobState.CANCELLED, JobCancelledError("the job was cancelled"))
+
+    async def _store_end(self, job: Job, error: Exception | None) -> None:
+        await self._archive.save(job.record())
+        self._leave(job, error)
+
+    async def _suspend(self, job: Job) -> None:
+        """Leaves a job to the next server, if there can be one."""
+        error = DrainingError("the server shut down before the job was done")
+        if not self._durable or not job.payload:
+            log.warning("job %s cancelled: the grace period is over", job.job_id)
+            await self._end(job, JobState.CANCELLED, error)
+            return
+        if job.state is JobState.RUNNING:
+            job.move_to(JobState.QUEUED)
+        await self._archive.save(job.record())
+        log.info("job %s is left for the server's next start", job.job_id)
+        self._leave(job, error)
+
+    def _leave(self, job: Job, error: Exception | None) -> None:
+        """Nothing more follows from this server: tells everybody."""
+        self._drop(job)
+        if job.state.ended:
+            (self._checkpoints / job.job_id).unlink(missing_ok=True)
+            seconds = time.time() - (job.began_at or job.created_at)
+            log.info("job %s %s after %.1f s%s", job.job_id, job.state, seconds, f": {error}" if error else "")
+        for observer in self._observers:
+            observer.ended(job, error)
+        job.log.close(error)
+
+    def _drop(self, job: Job) -> None:
+        del self._active[job.job_id]
         if not self._active:
             self._idle.set()
-        seconds = time.monotonic() - (job.started_at or job.queued_at)
-        log.info("job %s %s after %.1f s%s", job.job_id, state, seconds, f": {error}" if error else "")
-        job.log.close(error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _find_active(self, owner: str, request_id: str) -> Job | None:
+        return next((job for job in self._active.values() if (job.owner, job.request_id) == (owner, request_id)), None)
+
+    def _same(self, found: Job | JobRecord, payload: str) -> Job | JobRecord:
+        if found.payload != payload:
+            raise DuplicateRequestError(f"request_id {found.request_id} is another request's")
+        return found
+
+    def _publish(self, job: Job, event: JobEvent) -> None:
+        job.log.publish(event)
+        for observer in self._observers:
+            observer.published(job, event)
 
     def _announce_positions(self) -> None:
         free = self._executor.slots - self.running
@@ -184,4 +585,4 @@ class JobManager:
             position = max(0, index + 1 - free)
             if position != job.queue_position:
                 job.queue_position = position
-                job.log.publish(QueuedEvent(position))
+                self._publish(job, QueuedEvent(position))

@@ -1,4 +1,4 @@
-"""A job and its states."""
+"""A job that waits or is being worked on."""
 
 from __future__ import annotations
 
@@ -6,25 +6,14 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from intarsia_server.engine.request import Work
 from intarsia_server.jobs.events import EventLog
-
-
-class JobState(StrEnum):
-    """queued -> running -> succeeded | failed | cancelled; a queued job may be cancelled too."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
+from intarsia_server.jobs.record import JobRecord, JobState, Outcome
 
 _NEXT = {
-    JobState.QUEUED: {JobState.RUNNING, JobState.CANCELLED},
-    JobState.RUNNING: {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED},
+    JobState.QUEUED: {JobState.RUNNING, JobState.FAILED, JobState.CANCELLED},
+    JobState.RUNNING: {JobState.QUEUED, JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED},
 }
 
 
@@ -38,12 +27,27 @@ class Job:
         request: what to do.
         size: (width, height) of the result in pixels.
         areas: of a transfer, by stage, the share of the picture that it works on; 1 for those that are not named.
-        log: its events.
+        client: who takes turns with whom.
+        owner: who may see it.
+        memory: estimated bytes on the device; 0: not known.
+        seconds: estimated; None: not known.
+        payload: name of the stored request; "" for a job that does not outlive the server.
         cancel: set to stop it.
+        suspended: it is stopped for the server's sake, and is to go on when that starts again.
         state: see `JobState`.
-        queued_at: monotonic seconds.
-        started_at: monotonic seconds, None while queued.
+        created_at: seconds since the epoch, as the next two.
+        began_at: when a worker took it for the first time, None before.
+        ended_at: None before.
+        started_at: monotonic seconds, of the newest attempt; None while queued.
+        attempts: how often a worker has begun with it.
+        deaths: how many of its workers have died since the server's start.
+        epoch: how often it was found at a server's start.
         queue_position: jobs before it; 0 when a worker is free or working on it.
+        fraction: share that is done, 0 to 1.
+        status: what it failed or was cancelled with, described; else empty.
+        outcome: of a transfer that succeeded.
+        watchers: calls that have its events.
+        log: its events.
     """
 
     job_id: str
@@ -51,12 +55,30 @@ class Job:
     request: Work
     size: tuple[int, int]
     areas: Mapping[str, float] = field(default_factory=dict)
-    log: EventLog = field(default_factory=EventLog)
+    client: str = ""
+    owner: str = ""
+    memory: int = 0
+    seconds: float | None = None
+    payload: str = ""
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
+    suspended: bool = False
     state: JobState = JobState.QUEUED
-    queued_at: float = field(default_factory=time.monotonic)
+    created_at: float = field(default_factory=time.time)
+    began_at: float | None = None
+    ended_at: float | None = None
     started_at: float | None = None
+    attempts: int = 0
+    deaths: int = 0
+    epoch: int = 0
     queue_position: int = 0
+    fraction: float = 0.0
+    status: bytes = b""
+    outcome: Outcome | None = None
+    watchers: int = 0
+    log: EventLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = EventLog(self.record)
 
     def move_to(self, state: JobState) -> None:
         """Changes state.
@@ -67,3 +89,29 @@ class Job:
         if state not in _NEXT.get(self.state, set()):
             raise ValueError(f"job {self.job_id} cannot go from {self.state} to {state}")
         self.state = state
+
+    def record(self) -> JobRecord:
+        """As it is now."""
+        return JobRecord(
+            job_id=self.job_id,
+            request_id=self.request_id,
+            owner=self.owner,
+            client=self.client,
+            kind=self.request.kind,
+            payload=self.payload,
+            size=self.size,
+            areas=self.areas,
+            memory=self.memory,
+            seconds=self.seconds,
+            state=self.state,
+            created_at=self.created_at,
+            began_at=self.began_at,
+            ended_at=self.ended_at,
+            attempts=self.attempts,
+            epoch=self.epoch,
+            sequence=self.log.sequence,
+            status=self.status,
+            outcome=self.outcome,
+            fraction=self.fraction,
+            queue_position=self.queue_position,
+        )

@@ -12,19 +12,41 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from intarsia_server.engine.errors import InvalidInputError, WeightsUnavailableError
 from intarsia_server.executors.base import OutOfMemoryError, WorkerDiedError
-from intarsia_server.jobs.manager import DrainingError, DuplicateRequestError, JobCancelledError, QueueFullError
+from intarsia_server.jobs.archive import EndedJobError, ResultGoneError
+from intarsia_server.jobs.manager import (
+    DrainingError,
+    DuplicateRequestError,
+    InputLostError,
+    JobCancelledError,
+    QueueFullError,
+    ServerDiedError,
+    UnknownJobError,
+)
+from intarsia_server.jobs.storage import StorageError, StorageFullError
 
 log = logging.getLogger(__name__)
 
 MAX_TEXT = 1000
 """Bytes of a message or of a field violation's parts. Outside printable ASCII, each may travel as three."""
 
+
+class NoResultError(RuntimeError):
+    """The job has no picture: it has not ended yet, or makes none."""
+
+
 _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (InvalidInputError, grpc.StatusCode.INVALID_ARGUMENT),
     (WeightsUnavailableError, grpc.StatusCode.FAILED_PRECONDITION),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (OutOfMemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (StorageFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (DuplicateRequestError, grpc.StatusCode.ALREADY_EXISTS),
+    (UnknownJobError, grpc.StatusCode.NOT_FOUND),
+    (ResultGoneError, grpc.StatusCode.NOT_FOUND),
+    (NoResultError, grpc.StatusCode.FAILED_PRECONDITION),
+    (InputLostError, grpc.StatusCode.DATA_LOSS),
+    (StorageError, grpc.StatusCode.UNAVAILABLE),
+    (ServerDiedError, grpc.StatusCode.UNAVAILABLE),
     (DrainingError, grpc.StatusCode.UNAVAILABLE),
     (WorkerDiedError, grpc.StatusCode.UNAVAILABLE),
     (JobCancelledError, grpc.StatusCode.CANCELLED),
@@ -33,13 +55,21 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
 
 
 async def abort(context: grpc.aio.ServicerContext[Message, Message], error: Exception) -> NoReturn:
-    """Ends the call with the status that the error stands for; one that is not expected is logged and not shown."""
+    """Ends the call with the status that the error stands for."""
+    status = to_status(error)
+    code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
+    await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+def to_status(error: Exception) -> status_pb2.Status:
+    """What an error is to a client; one that is not expected is logged and not shown."""
+    if isinstance(error, EndedJobError):
+        return status_pb2.Status.FromString(error.status)
     code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
     if code is grpc.StatusCode.INTERNAL:
         log.error("call failed", exc_info=error)
     message = "internal error" if code is grpc.StatusCode.INTERNAL else _short(str(error))
-    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=_details(error))
-    await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+    return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=_details(error))
 
 
 def _short(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -50,8 +51,10 @@ def _guard_unary(behaviour: Any) -> Any:
 def _guard_stream(behaviour: Any) -> Any:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
-            async for response in behaviour(request, context):
-                yield response
+            # Closed at once when the call ends, and not when the garbage is collected.
+            async with aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    yield response
         except grpc.aio.AbortError:
             raise
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ from intarsia_server.engine.request import (
     Until,
 )
 from intarsia_server.engine.segmentation import MAX_SEGMENTS
+from intarsia_server.jobs.manager import Payload
 
 SIZE_RANGE = (32, 16384)
 FACTOR_RANGE = (0.0, 1e6)
@@ -59,6 +61,25 @@ def to_request_id(request: pb.StylizeRequest) -> str:
         raise InvalidInputError("request_id", "is not a UUID") from error
 
 
+def to_payload(request: pb.StylizeRequest) -> Payload:
+    """The job of a request, by itself: what is the call's own is left out. Blocks for as long as a large one takes."""
+    job = pb.StylizeRequest()
+    job.CopyFrom(request)
+    job.ClearField("request_id")
+    job.ClearField("on_disconnect")
+    data = job.SerializeToString(deterministic=True)
+    return Payload(data, hashlib.sha256(data).hexdigest())
+
+
+def from_payload(data: bytes, *, default_encoder: str, encoders: Collection[str]) -> TransferRequest:
+    """The job that `to_payload` was given.
+
+    Raises:
+        InvalidInputError: this server cannot carry it out.
+    """
+    return to_transfer_request(pb.StylizeRequest.FromString(data), default_encoder=default_encoder, encoders=encoders)
+
+
 def to_transfer_request(
     request: pb.StylizeRequest, *, default_encoder: str, encoders: Collection[str]
 ) -> TransferRequest:
@@ -67,7 +88,7 @@ def to_transfer_request(
     Raises:
         InvalidInputError: with the field's path.
     """
-    _refuse_unknown_fields(request, "")
+    refuse_unknown_fields(request)
     segmentation = _segmentation(request)
     _check_encoder(request.encoder, encoders)
     segments = _segments(request.segments)
@@ -109,7 +130,7 @@ def to_estimated_request(
     Raises:
         InvalidInputError: with the field's path.
     """
-    _refuse_unknown_fields(request, "")
+    refuse_unknown_fields(request)
     if not request.HasField("job"):
         raise InvalidInputError("job", "is required")
     with fields_of("job"):
@@ -136,7 +157,7 @@ def to_segmentation_request(request: pb.SegmentRequest) -> SegmentationRequest:
     Raises:
         InvalidInputError: with the field's path.
     """
-    _refuse_unknown_fields(request, "")
+    refuse_unknown_fields(request)
     return SegmentationRequest(content=request.content.data, segmentation=_segmentation(request))
 
 
@@ -148,7 +169,7 @@ def to_evaluation_request(
     Raises:
         InvalidInputError: with the field's path.
     """
-    _refuse_unknown_fields(request, "")
+    refuse_unknown_fields(request)
     _check_encoder(request.encoder, encoders)
     return EvaluationRequest(
         content=request.content.data,
@@ -291,7 +312,7 @@ def _enum(kind: type[Choice], wrapper: Any, number: int, default: Choice, path: 
     return kind(wrapper.Name(number).removeprefix(prefix).lower())
 
 
-def _refuse_unknown_fields(message: Message, path: str) -> None:
+def refuse_unknown_fields(message: Message, path: str = "") -> None:
     """A field from a newer API must not be ignored: the result would silently be another one.
 
     Raises:
@@ -311,4 +332,4 @@ def _refuse_unknown_fields(message: Message, path: str) -> None:
             raise InvalidInputError(name, f"has {len(value)} entries, at most {MAX_SEGMENTS} are allowed")
         for index, item in enumerate(value if field.is_repeated else [value]):
             step = f"{field.name}[{index}]" if field.is_repeated else field.name
-            _refuse_unknown_fields(item, f"{path}.{step}" if path else step)
+            refuse_unknown_fields(item, f"{path}.{step}" if path else step)

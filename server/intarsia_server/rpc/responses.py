@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
+from weakref import WeakKeyDictionary
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import status_pb2
 from intarsia.v1 import style_transfer_pb2 as pb
 
 from intarsia_server.engine.device_info import DeviceInfo
@@ -16,49 +17,56 @@ from intarsia_server.executors.base import (
     PreviewEvent,
     ProgressEvent,
     ResultEvent,
+    ResumedEvent,
     SegmentedEvent,
 )
-from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, JobEvent, QueuedEvent
+from intarsia_server.jobs.events import (
+    AcceptedEvent,
+    CompletedEvent,
+    JobEvent,
+    Numbered,
+    QueuedEvent,
+    SnapshotEvent,
+    StoredResultEvent,
+)
+from intarsia_server.jobs.record import JobRecord, JobState, Outcome
 
 FORMATS = {
     ImageFormat.PNG: pb.IMAGE_FORMAT_PNG,
     ImageFormat.JPEG: pb.IMAGE_FORMAT_JPEG,
     ImageFormat.WEBP: pb.IMAGE_FORMAT_WEBP,
 }
+STATES = {
+    JobState.QUEUED: pb.JOB_STATE_QUEUED,
+    JobState.RUNNING: pb.JOB_STATE_RUNNING,
+    JobState.SUCCEEDED: pb.JOB_STATE_SUCCEEDED,
+    JobState.FAILED: pb.JOB_STATE_FAILED,
+    JobState.CANCELLED: pb.JOB_STATE_CANCELLED,
+}
 PRECISIONS = {Precision.FP32: pb.PRECISION_FP32, Precision.BF16: pb.PRECISION_BF16}
 
 
-class ResponseStream:
-    """Numbers and dates the messages of one call.
+class Responses:
+    """Messages of events. Many calls may watch one job: what is the same for all of them is made once."""
 
-    The numbers are the job's own as long as one event is one message; a result in chunks and heartbeats, which only
-    the call knows, push the later ones on.
-    """
+    def __init__(self) -> None:
+        self._made: WeakKeyDictionary[Numbered, tuple[pb.WatchJobResponse, ...]] = WeakKeyDictionary()
 
-    def __init__(self, *, chunk_bytes: int) -> None:
-        self._chunk_bytes = chunk_bytes
-        self._last = 0
-        self._extra = 0
+    def heartbeat(self, sequence: int, time: float) -> pb.WatchJobResponse:
+        """A heartbeat after the message with that number, at that time (seconds since the epoch)."""
+        return _response(sequence, time, pb.StylizeResponse(heartbeat=pb.HeartbeatEvent()))
 
-    def heartbeat(self, time: float) -> pb.StylizeResponse:
-        """A heartbeat at that time (seconds since the epoch)."""
-        self._extra += 1
-        self._last += 1
-        return self._response(time, pb.StylizeResponse(heartbeat=pb.HeartbeatEvent()))
-
-    def messages(self, sequence: int, time: float, event: JobEvent) -> Iterator[pb.StylizeResponse]:
+    def messages(self, numbered: Numbered) -> Iterable[pb.WatchJobResponse]:
         """The message, or several for a large result, that an event becomes."""
-        for index, response in enumerate(self._convert(event)):
-            self._extra += index > 0
-            self._last = sequence + self._extra
-            yield self._response(time, response)
+        if isinstance(numbered.event, StoredResultEvent | SnapshotEvent):
+            return self._make(numbered)  # a copy of the picture for each call would be kept, or it is one call's own
+        if numbered not in self._made:
+            self._made[numbered] = tuple(self._make(numbered))
+        return self._made[numbered]
 
-    def _response(self, time: float, response: pb.StylizeResponse) -> pb.StylizeResponse:
-        response.sequence = self._last
-        stamp = Timestamp()
-        stamp.FromMicroseconds(int(time * 1e6))
-        response.event_time.CopyFrom(stamp)
-        return response
+    def _make(self, numbered: Numbered) -> Iterator[pb.WatchJobResponse]:
+        for index, response in enumerate(self._convert(numbered.event)):
+            yield _response(numbered.sequence + index, numbered.time, response)
 
     def _convert(self, event: JobEvent) -> Iterator[pb.StylizeResponse]:
         match event:
@@ -75,14 +83,7 @@ class ResponseStream:
             case QueuedEvent():
                 yield pb.StylizeResponse(queued=pb.QueuedEvent(queue_position=event.queue_position))
             case StageStarted():
-                yield pb.StylizeResponse(
-                    stage=pb.StageEvent(
-                        stage=event.stage,
-                        index=event.index,
-                        stage_count=event.stage_count,
-                        total_steps=event.steps,
-                    )
-                )
+                yield pb.StylizeResponse(stage=_stage(event))
             case ProgressEvent():
                 yield pb.StylizeResponse(progress=_progress(event))
             case PreviewEvent():
@@ -90,8 +91,12 @@ class ResponseStream:
                 yield pb.StylizeResponse(preview=preview)
             case TransferWarning():
                 yield pb.StylizeResponse(warning=pb.WarningEvent(code=event.code, message=event.message))
-            case ResultEvent():
-                yield from self._result(event)
+            case ResumedEvent():
+                yield pb.StylizeResponse(resumed=pb.ResumedEvent(stage=event.stage, step=event.step))
+            case SnapshotEvent():
+                yield pb.StylizeResponse(snapshot=_snapshot(event))
+            case StoredResultEvent():
+                yield from _stored_result(event)
             case CompletedEvent():
                 yield pb.StylizeResponse(
                     completed=pb.CompletedEvent(
@@ -101,25 +106,57 @@ class ResponseStream:
                     )
                 )
 
-    def _result(self, event: ResultEvent) -> Iterator[pb.StylizeResponse]:
-        """The picture whole, or a header and chunks."""
-        data, size = event.image, self._chunk_bytes
-        result = pb.ResultEvent(
-            format=FORMATS[event.format],
-            width=event.width,
-            height=event.height,
-            size_bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-        )
-        if len(data) <= size:
-            result.image.data = data
-            yield pb.StylizeResponse(result=result)
-            return
-        result.chunk_count = -(-len(data) // size)
+
+def to_result(result: ResultEvent | Outcome, size_bytes: int, sha256: str) -> pb.ResultEvent:
+    """A picture's header."""
+    return pb.ResultEvent(
+        format=FORMATS[result.format],
+        width=result.width,
+        height=result.height,
+        size_bytes=size_bytes,
+        sha256=sha256,
+    )
+
+
+def _stored_result(event: StoredResultEvent) -> Iterator[pb.StylizeResponse]:
+    """The picture whole, or a header and chunks."""
+    data, size = event.result.image, event.chunk_bytes
+    result = to_result(event.result, len(data), event.sha256)
+    if not event.chunks:
+        result.image.data = data
         yield pb.StylizeResponse(result=result)
-        for index, offset in enumerate(range(0, len(data), size)):
-            chunk = pb.ResultChunkEvent(index=index, offset=offset, data=data[offset : offset + size])
-            yield pb.StylizeResponse(result_chunk=chunk)
+        return
+    result.chunk_count = event.chunks
+    yield pb.StylizeResponse(result=result)
+    for index, offset in enumerate(range(0, len(data), size)):
+        chunk = pb.ResultChunkEvent(index=index, offset=offset, data=data[offset : offset + size])
+        yield pb.StylizeResponse(result_chunk=chunk)
+
+
+def to_job(record: JobRecord) -> pb.Job:
+    """A job as it is at one moment."""
+    job = pb.Job(
+        job_id=record.job_id,
+        request_id=record.request_id,
+        state=STATES[record.state],
+        kind=record.kind,
+        create_time=to_timestamp(record.created_at),
+        width=record.size[0],
+        height=record.size[1],
+        queue_position=record.queue_position,
+        fraction=record.fraction,
+        sequence=record.sequence,
+        result_bytes=0 if record.outcome is None else record.outcome.size_bytes,
+        attempts=record.attempts,
+    )
+    if record.began_at is not None:
+        job.start_time.CopyFrom(to_timestamp(record.began_at))
+    if record.ended_at is not None:
+        job.end_time.CopyFrom(to_timestamp(record.ended_at))
+    if record.status:
+        status = status_pb2.Status.FromString(record.status)
+        job.error_code, job.error_message = status.code, status.message
+    return job
 
 
 def to_segment_response(event: SegmentedEvent) -> pb.SegmentResponse:
@@ -152,6 +189,31 @@ def to_duration(seconds: float) -> Duration:
     duration = Duration()
     duration.FromMicroseconds(int(seconds * 1e6))
     return duration
+
+
+def to_timestamp(seconds: float) -> Timestamp:
+    """From seconds since the epoch."""
+    stamp = Timestamp()
+    stamp.FromMicroseconds(int(seconds * 1e6))
+    return stamp
+
+
+def _response(sequence: int, time: float, response: pb.StylizeResponse) -> pb.WatchJobResponse:
+    response.sequence = sequence
+    response.event_time.CopyFrom(to_timestamp(time))
+    return pb.WatchJobResponse(event=response)
+
+
+def _snapshot(event: SnapshotEvent) -> pb.SnapshotEvent:
+    return pb.SnapshotEvent(
+        job=to_job(event.job),
+        stage=None if event.stage is None else _stage(event.stage),
+        progress=None if event.progress is None else _progress(event.progress),
+    )
+
+
+def _stage(event: StageStarted) -> pb.StageEvent:
+    return pb.StageEvent(stage=event.stage, index=event.index, stage_count=event.stage_count, total_steps=event.steps)
 
 
 def _progress(event: ProgressEvent) -> pb.ProgressEvent:

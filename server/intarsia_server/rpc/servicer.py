@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -22,22 +23,29 @@ from intarsia_server.engine.inputs import Checked, check_inputs
 from intarsia_server.engine.known_pictures import KnownPictures
 from intarsia_server.engine.label_answer import check_segmentation
 from intarsia_server.engine.label_finder import Tools
-from intarsia_server.engine.parameters import METHODS
+from intarsia_server.engine.parameters import METHODS, check_range
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
-from intarsia_server.jobs.manager import DrainingError, JobManager
+from intarsia_server.jobs.archive import EndedJobError
+from intarsia_server.jobs.manager import DrainingError, JobManager, Payload
 from intarsia_server.jobs.model import Job
+from intarsia_server.jobs.record import JobRecord
+from intarsia_server.rpc.callers import Caller, caller_of
+from intarsia_server.rpc.errors import NoResultError
 from intarsia_server.rpc.estimates import to_estimate_response
 from intarsia_server.rpc.evaluations import to_evaluate_response
+from intarsia_server.rpc.listing import to_page
 from intarsia_server.rpc.requests import (
     fields_of,
+    refuse_unknown_fields,
     to_estimated_request,
     to_evaluation_request,
+    to_payload,
     to_request_id,
     to_segmentation_request,
     to_transfer_request,
 )
-from intarsia_server.rpc.responses import PRECISIONS, ResponseStream, to_device, to_segment_response
+from intarsia_server.rpc.responses import PRECISIONS, Responses, to_device, to_job, to_result, to_segment_response
 from intarsia_server.settings import Settings
 
 VERSIONED = ("intarsia", "torch", "torchvision", "grpcio", "protobuf", "pillow")
@@ -56,6 +64,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="intarsia-decoder")
         self._checks: set[threading.Event] = set()
         self._known = KnownPictures()
+        self._responses = Responses()
 
     def cancel_checks(self) -> None:
         """Stops whatever is being checked: the server drains, and nothing that is not queued yet will be."""
@@ -65,27 +74,81 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     async def Stylize(  # noqa: N802 - the API's name
         self, request: pb.StylizeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncGenerator[pb.StylizeResponse, None]:
-        """Runs one job; the job ends with the call, however that ends."""
+        """Runs one job, or attaches to it; unless it is detached, it ends with the last call that has its events."""
+        caller = caller_of(context)
         request_id = to_request_id(request)
         transfer_request = to_transfer_request(
             request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
         )
-        job = await self._submit(
-            transfer_request,
-            request_id,
-            lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
-        )
-        stream = ResponseStream(chunk_bytes=self._settings.result_chunk_bytes)
-        try:
-            async with asyncio.timeout(context.time_remaining()):
-                async for numbered in job.log.read(heartbeat=self._settings.heartbeat_seconds):
-                    if numbered is None:
-                        yield stream.heartbeat(time.time())
-                        continue
-                    for message in stream.messages(numbered.sequence, numbered.time, numbered.event):
-                        yield message
-        finally:
+        payload = await asyncio.to_thread(to_payload, request)
+        job = await self._jobs.find(caller.owner, request_id, payload)
+        if job is None:
+            job = await self._submit(
+                transfer_request,
+                request_id,
+                caller,
+                lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
+                payload,
+            )
+        cancel = request.on_disconnect != pb.ON_DISCONNECT_DETACH
+        async with aclosing(self._events(job, context, cancel=cancel)) as responses:
+            async for response in responses:
+                yield response.event
+
+    async def GetJob(  # noqa: N802 - the API's name
+        self, request: pb.GetJobRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetJobResponse:
+        """One job as it is now."""
+        refuse_unknown_fields(request)
+        return pb.GetJobResponse(job=to_job(_record(await self._job(request.job_id, context))))
+
+    async def ListJobs(  # noqa: N802 - the API's name
+        self, request: pb.ListJobsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ListJobsResponse:
+        """The caller's jobs, newest first."""
+        page = to_page(request)
+        records = await self._jobs.page(caller_of(context).owner, page.states, before=page.before, limit=page.size)
+        return pb.ListJobsResponse(jobs=map(to_job, records), next_page_token=page.token_after(records))
+
+    async def CancelJob(  # noqa: N802 - the API's name
+        self, request: pb.CancelJobRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.CancelJobResponse:
+        """Stops a job."""
+        refuse_unknown_fields(request)
+        job = await self._job(request.job_id, context)
+        if isinstance(job, Job):
             self._jobs.cancel(job)
+        return pb.CancelJobResponse(job=to_job(_record(job)))
+
+    async def WatchJob(  # noqa: N802 - the API's name
+        self, request: pb.WatchJobRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[pb.WatchJobResponse, None]:
+        """Streams a job's events; the job does not mind how the call ends."""
+        refuse_unknown_fields(request)
+        job = await self._job(request.job_id, context)
+        async with aclosing(self._events(job, context, after=request.after_sequence)) as responses:
+            async for response in responses:
+                yield response
+
+    async def GetResult(  # noqa: N802 - the API's name
+        self, request: pb.GetResultRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncGenerator[pb.GetResultResponse, None]:
+        """The picture of a job that succeeded."""
+        refuse_unknown_fields(request)
+        record = _record(await self._job(request.job_id, context))
+        outcome = record.outcome
+        if record.status:
+            raise EndedJobError(record.status)
+        if outcome is None:
+            raise NoResultError("the job makes no picture" if record.state.ended else "the job has not ended yet")
+        check_range("offset", request.offset, 0, outcome.size_bytes)
+        image = await self._jobs.result(record)
+        step = self._settings.result_chunk_bytes
+        for offset in range(request.offset, len(image), step) or [request.offset]:
+            response = pb.GetResultResponse(offset=offset, data=image[offset : offset + step])
+            if offset == request.offset:
+                response.result.CopyFrom(to_result(outcome, outcome.size_bytes, outcome.sha256))
+            yield response
 
     async def Segment(  # noqa: N802 - the API's name
         self, request: pb.SegmentRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -95,6 +158,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         job = await self._submit(
             segmentation_request,
             str(uuid.uuid4()),
+            caller_of(context),
             lambda tools: Checked(
                 check_segmentation(segmentation_request, max_pixels=self._settings.max_pixels, tools=tools)
             ),
@@ -113,6 +177,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         job = await self._submit(
             evaluation_request,
             str(uuid.uuid4()),
+            caller_of(context),
             lambda tools: Checked(
                 check_evaluation_inputs(evaluation_request, max_pixels=self._settings.max_pixels, tools=tools)
             ),
@@ -143,11 +208,54 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             default_encoder=self._settings.encoder,
         )
 
-    async def _submit(self, work: Work, request_id: str, check: Callable[[Tools], Checked]) -> Job:
-        """Queues a job once `check` has decoded its pictures."""
-        self._jobs.check_admission(request_id)
+    async def _submit(
+        self,
+        work: Work,
+        request_id: str,
+        caller: Caller,
+        check: Callable[[Tools], Checked],
+        payload: Payload | None = None,
+    ) -> Job:
+        """Takes a job once `check` has decoded its pictures."""
+        self._jobs.check_admission(caller.client)
         checked = await self._check(check)
-        return self._jobs.submit(work, request_id=request_id, size=checked.size, areas=checked.areas)
+        return self._jobs.submit(
+            work,
+            request_id=request_id,
+            size=checked.size,
+            areas=checked.areas,
+            payload=payload,
+            client=caller.client,
+            owner=caller.owner,
+        )
+
+    async def _job(self, job_id: str, context: grpc.aio.ServicerContext[Any, Any]) -> Job | JobRecord:
+        return await self._jobs.get(job_id, caller_of(context).owner)
+
+    async def _events(
+        self,
+        job: Job | JobRecord,
+        context: grpc.aio.ServicerContext[Any, Any],
+        *,
+        after: int = 0,
+        cancel: bool = False,
+    ) -> AsyncGenerator[pb.WatchJobResponse, None]:
+        """The messages of a job's events; see `JobManager.events`."""
+        last = after
+        async with (
+            asyncio.timeout(context.time_remaining()),
+            aclosing(
+                self._jobs.events(job, after=after, heartbeat=self._settings.heartbeat_seconds, cancel=cancel)
+            ) as events,
+        ):
+            async for numbered in events:
+                if numbered is None:
+                    yield self._responses.heartbeat(last, time.time())
+                    continue
+                for response in self._responses.messages(numbered):
+                    if response.event.sequence > last:  # of a result's chunks, the reader may have some
+                        last = response.event.sequence
+                        yield response
 
     async def _check(self, check: Callable[[Tools], Checked]) -> Checked:
         """Runs a check aside; it stops when the call ends, by cancel or deadline, and when the server drains."""
@@ -165,13 +273,13 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     async def _final_event(self, job: Job, context: grpc.aio.ServicerContext[Any, Any]) -> FinalEvent:
         """What the job ends with; the job ends with the call, however that ends."""
         final: FinalEvent | None = None
-        try:
-            async with asyncio.timeout(context.time_remaining()):
-                async for numbered in job.log.read(heartbeat=self._settings.heartbeat_seconds):
-                    if numbered is not None and isinstance(numbered.event, FinalEvent):
-                        final = numbered.event
-        finally:
-            self._jobs.cancel(job)
+        async with (
+            asyncio.timeout(context.time_remaining()),
+            aclosing(self._jobs.events(job, heartbeat=self._settings.heartbeat_seconds, cancel=True)) as events,
+        ):
+            async for numbered in events:
+                if numbered is not None and isinstance(numbered.event, FinalEvent):
+                    final = numbered.event
         assert final is not None
         return final
 
@@ -199,3 +307,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             response.default_precision = PRECISIONS[info.default_precision]
             response.devices.extend(map(to_device, info.devices))
         return response
+
+
+def _record(job: Job | JobRecord) -> JobRecord:
+    return job.record() if isinstance(job, Job) else job
