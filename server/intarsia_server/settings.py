@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     target_cache_mib: int = Field(
         128, ge=0, description="Memory in which each worker keeps statistics of style images, in MiB; 0 keeps none."
     )
+    checkpoint_seconds: float = Field(
+        5.0, ge=0, description="From one checkpoint of a running job to the next, at least; 0 writes none."
+    )
     queue_capacity: int = Field(16, ge=0, description="Jobs that may wait.")
     max_pixels: int = Field(36_000_000, ge=1024, description="Largest picture that is decoded or made, in pixels.")
     max_message_bytes: int = Field(64 * 2**20, ge=2**20, description="Largest message that is taken.")

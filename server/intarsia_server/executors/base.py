@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from intarsia_server.engine.cost.speed import Speed
 from intarsia_server.engine.device_info import DeviceInfo
@@ -41,6 +42,14 @@ class PreviewEvent:
     image: bytes
 
 
+@dataclass(frozen=True)
+class ResumedEvent:
+    """The run goes on from a checkpoint: after that step of that stage."""
+
+    stage: str
+    step: int
+
+
 class FinalEvent:
     """Base of the events that a run ends with, one for each kind of work."""
 
@@ -71,7 +80,14 @@ class SegmentedEvent(FinalEvent):
 
 
 ExecutorEvent = (
-    StageStarted | ProgressEvent | PreviewEvent | TransferWarning | ResultEvent | EvaluatedEvent | SegmentedEvent
+    ResumedEvent
+    | StageStarted
+    | ProgressEvent
+    | PreviewEvent
+    | TransferWarning
+    | ResultEvent
+    | EvaluatedEvent
+    | SegmentedEvent
 )
 """The engine's own events where they can cross to another process as they are."""
 
@@ -128,12 +144,17 @@ class Executor(ABC):
         """
 
     @abstractmethod
-    def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+    def run(
+        self, request: Work, cancel: asyncio.Event, checkpoint: Path | None = None
+    ) -> AsyncGenerator[ExecutorEvent, None]:
         """Runs one request on a free worker and yields its events; the last one is a `FinalEvent`.
 
         Args:
             request: to run.
             cancel: once set, the work stops; a transfer within one step.
+            checkpoint: file in an existing folder, where a transfer writes its checkpoints. If it holds one of the
+                same request the transfer goes on from there: a `ResumedEvent` comes first, and no warning from before.
+                It is left there when the run ends, for the caller to remove.
 
         Raises:
             InvalidInputError, WeightsUnavailableError: as the engine says.

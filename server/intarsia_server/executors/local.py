@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import (
@@ -44,11 +45,13 @@ class LocalExecutor(Executor):
         self._started.set()
         on_ready(True)
 
-    async def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+    async def run(
+        self, request: Work, cancel: asyncio.Event, checkpoint: Path | None = None
+    ) -> AsyncGenerator[ExecutorEvent, None]:
         """Runs one request on the next idle worker."""
         worker = await self._next_idle(cancel)
         try:
-            async for event in worker.run(request, cancel):
+            async for event in worker.run(request, cancel, checkpoint):
                 yield event
         finally:
             if worker.alive:

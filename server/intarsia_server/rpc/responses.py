@@ -16,6 +16,7 @@ from intarsia_server.executors.base import (
     PreviewEvent,
     ProgressEvent,
     ResultEvent,
+    ResumedEvent,
     SegmentedEvent,
 )
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, JobEvent, QueuedEvent
@@ -74,6 +75,8 @@ class ResponseStream:
                 )
             case QueuedEvent():
                 yield pb.StylizeResponse(queued=pb.QueuedEvent(queue_position=event.queue_position))
+            case ResumedEvent():
+                yield pb.StylizeResponse(resumed=pb.ResumedEvent(stage=event.stage, step=event.step))
             case StageStarted():
                 yield pb.StylizeResponse(
                     stage=pb.StageEvent(
