@@ -49,12 +49,12 @@ CASES: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "sequential, until converged": (
         "sequential",
         NOTHING_TO_DO,
-        {"start": Start.CONTENT, "until": Until.CONVERGED},
+        {"size": (64, 48), "start": Start.CONTENT, "until": Until.CONVERGED},
     ),
-    "sequential, until converged, Adam": (
-        "sequential",
-        NOTHING_TO_DO,
-        {"start": Start.CONTENT, "until": Until.CONVERGED, **ADAM},
+    "gatys, until converged, Adam": (
+        "gatys",
+        {"steps": 60, "style_weight": 0.0},
+        {"size": (64, 48), "start": Start.CONTENT, "until": Until.CONVERGED, **ADAM},
     ),
     "sequential-smooth": (
         "sequential-smooth",
@@ -172,7 +172,9 @@ def one_ahead(
     yield Taken(running)
 
 
-@pytest.mark.parametrize("name", ["gatys, Adam", "masked-gram, longer than its history", "sequential, until converged"])
+@pytest.mark.parametrize(
+    "name", ["gatys, until converged, Adam", "masked-gram, longer than its history", "sequential of the paper, Adam"]
+)
 def test_same_bits_where_steps_are_taken_ahead(name: str, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer_module, "run_steps", one_ahead)
     method, knobs, rest = CASES[name]

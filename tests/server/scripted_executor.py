@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 
 from intarsia_server.engine.events import StageStarted
 from intarsia_server.engine.parameters import MaskedGramParameters
@@ -47,7 +48,9 @@ class ScriptedExecutor(Executor):
     async def start(self, on_ready: Callable[[bool], None]) -> None:
         on_ready(True)
 
-    async def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+    async def run(
+        self, request: Work, cancel: asyncio.Event, checkpoint: Path | None = None
+    ) -> AsyncGenerator[ExecutorEvent, None]:
         assert isinstance(request, TransferRequest)
         self.begun.append(request.seed)
         self.most_at_once = max(self.most_at_once, len(self.begun) - len(self.ended))
