@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     retention_mib: int = Field(
         1024, ge=0, description="Room for results, in MiB; beyond it the jobs that ended first are forgotten."
     )
+    checkpoint_seconds: float = Field(
+        5.0, ge=0, description="From one checkpoint of a running job to the next, at least; 0 writes none."
+    )
     queue_capacity: int = Field(16, ge=0, description="Jobs that may wait.")
     max_pixels: int = Field(36_000_000, ge=1024, description="Largest picture that is decoded or made, in pixels.")
     max_message_bytes: int = Field(64 * 2**20, ge=2**20, description="Largest message that is taken.")

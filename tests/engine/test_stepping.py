@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import example_scene
 import pytest
 import torch
+from intarsia_server.engine import stepping
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.inputs import decode_inputs
 from intarsia_server.engine.methods import stages
 from intarsia_server.engine.objective import Objective, ObjectiveBuilder
-from intarsia_server.engine.optimizers import LBFGS, Evaluation
+from intarsia_server.engine.optimizers import LBFGS, Evaluate, Evaluation, Losses
 from intarsia_server.engine.stepping import WARM_UP, GraphedStep, run_steps
 from intarsia_server.engine.transfer import encoder_for
 from replay import Recording
@@ -94,8 +98,9 @@ def test_on_a_cpu_steps_are_taken_when_they_are_asked_for(encoder: Encoder) -> N
     objective, start = scene(encoder, "masked-gram")
     ours, theirs = LBFGS(start, history=4), LBFGS(start, history=4)
     steps = run_steps(ours, objective, 5)
-    for losses in steps:
-        assert losses.losses == theirs.step(objective).losses
+    for taken in steps:
+        assert taken.losses.losses == theirs.step(objective).losses
+        assert taken.ahead is None
         assert torch.equal(ours.image, theirs.image)
 
 
@@ -166,3 +171,49 @@ def test_what_cannot_be_captured_runs_as_it_is(graphs: list[Graph], caplog: pyte
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "without a CUDA graph" in caplog.text
     step.release()
+
+
+@dataclass
+class OnGpu:
+    """An optimizer whose image says that it is on a GPU."""
+
+    optimizer: LBFGS
+
+    @property
+    def image(self) -> Any:
+        return SimpleNamespace(is_cuda=True, device=CPU)
+
+    def step(self, evaluate: Evaluate) -> Losses:
+        return self.optimizer.step(evaluate)
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 5, 6])
+def test_taken_up_again_with_a_step_ahead(
+    after: int, encoder: Encoder, graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs included: what is loaded before the first step is what the graph goes on from."""
+
+    def copied(losses: Losses, device: torch.device) -> Callable[[], Losses]:
+        copy = Losses(losses.terms, losses.values.clone())
+        return lambda: copy
+
+    monkeypatch.setattr(stepping, "_copied", copied)
+    objective, start = scene(encoder, "masked-gram")
+    theirs = LBFGS(start, history=3)
+    expected = [theirs.step(objective).losses for _ in range(7)]
+
+    cut = LBFGS(start, history=3)
+    steps = run_steps(OnGpu(cut), objective, 7)  # type: ignore[arg-type]
+    for number in range(after):
+        taken = next(steps)
+        assert taken.losses.losses == expected[number]
+    assert taken.ahead is not None
+    ahead = Losses(taken.losses.terms, taken.ahead().values.clone())
+    state = {name: tensor.clone() for name, tensor in cut.state.items()}
+    steps.close()
+
+    ours = LBFGS(start, history=3)
+    ours.load(state)
+    again = [taken.losses.losses for taken in run_steps(OnGpu(ours), objective, 7 - after, ahead)]  # type: ignore[arg-type]
+    assert again == expected[after:]
+    assert torch.equal(ours.image, theirs.image)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 WINDOW = 0.25
 """Share of a stage's steps over which its objective has to be flat. Counted in steps of the stage itself, so that an
 optimizer that is ten times slower, and falls a tenth as much with each step, is not taken for one that is done."""
@@ -19,10 +21,18 @@ class Convergence:
     It has when the lowest total before the window, of the window's first half and of its second half lie within
     `TOLERANCE`. For totals that never rise, as L-BFGS's, that is the fall over the window. Adam's rise at times: on the
     way up, and on the way down again, one half is well away from the other or from what was reached before.
+
+    Args:
+        totals: of the stage's steps so far.
     """
 
-    def __init__(self) -> None:
-        self._totals: list[float] = []
+    def __init__(self, totals: Iterable[float] = ()) -> None:
+        self._totals = [*totals]
+
+    @property
+    def totals(self) -> tuple[float, ...]:
+        """Of the steps so far."""
+        return tuple(self._totals)
 
     def reached(self, total: float) -> bool:
         """Takes the next step's total, 0 or more, and says whether the stage has converged with it."""

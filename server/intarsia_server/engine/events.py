@@ -11,6 +11,8 @@ from intarsia_server.engine.images import Pixels
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from intarsia_server.engine.checkpoint import Checkpoint
+
 Warnings = tuple[tuple[str, str], ...]
 """What had to be worked around, as (code, message)."""
 
@@ -34,7 +36,7 @@ class StepDone:
     """One step is done.
 
     `image` gives the picture as it is now; `exact` the same as the encoder takes it [1, 3, H, W], neither rounded nor
-    clipped, to be read before the next step;
+    clipped, and `checkpoint` all that the rest of the transfer depends on, both to be read before the next step;
     `converged` says that the stage ends with it.
     """
 
@@ -46,6 +48,7 @@ class StepDone:
     fraction: float
     image: Callable[[], Pixels]
     exact: Callable[[], Tensor]
+    checkpoint: Callable[[], Checkpoint]
     converged: bool = False
 
 
@@ -54,7 +57,7 @@ class StageDone:
     """A stage has ended with these losses, after that many steps and seconds.
 
     `targets` counts the style images (at a size) whose Gram matrices the job first needed here, `cached_targets` those
-    of them that an earlier job had computed.
+    of them that an earlier job had computed. A job that was resumed needs those of the stages before once more.
     """
 
     stage: str

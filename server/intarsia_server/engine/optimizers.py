@@ -7,7 +7,7 @@ nothing, and the same calls, in the same order, are every step after the first. 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -61,6 +61,18 @@ class StepOptimizer(Protocol):
         """Evaluates the objective once, moves, and returns the losses to report."""
         ...
 
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """All that its next steps depend on, by name: its own tensors, which the next step overwrites.
+
+        There is none before the first step.
+        """
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from another's state, of the same image size and options; written in place, as a graph needs it."""
+        ...
+
 
 class Adam:
     """torch.optim.Adam on the image (Kingma and Ba 2015)."""
@@ -82,6 +94,24 @@ class Adam:
         self._image.grad = evaluation.gradient
         self._adam.step()
         return evaluation
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """The image and torch.optim.Adam's moments and step count."""
+        return {"image": self._image, **self._adam.state[self._image]}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from another's state."""
+        if not self._adam.state[self._image]:
+            # As the first step would make them.
+            counted_on = self._image.device if self._image.is_cuda else "cpu"
+            self._adam.state[self._image] = {
+                "step": torch.zeros((), dtype=torch.float32, device=counted_on),
+                "exp_avg": torch.zeros_like(self._image),
+                "exp_avg_sq": torch.zeros_like(self._image),
+            }
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
 
 
 class LBFGS:
@@ -167,6 +197,27 @@ class LBFGS:
         best = torch.where(accepted, total, best)
         self._state.copy_(torch.stack([best, length, slope, count, head, rejections]))
         return Losses(evaluation.terms, values)
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """Without padding, and without what each step makes anew before it reads it."""
+        assert self._values is not None
+        size = self._image.numel()
+        return {
+            "image": self._image,
+            "values": self._values,
+            "vectors": self._vectors[:, :size],
+            "direction": self._direction[:size],
+            "products": self._products,
+            "state": self._state,
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from another's state."""
+        if self._values is None:
+            self._values = torch.empty_like(state["values"], device=self._image.device)
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
 
     def _take(self, accepted: Tensor, trial: Tensor, evaluation: Evaluation) -> Tensor:
         """Makes the trial the best image if it is accepted; returns the best image's losses.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,27 +18,46 @@ WARM_UP = 2
 """Steps that run call by call before a graph is captured: the first allocates state and loads kernels."""
 
 
-def run_steps(optimizer: StepOptimizer, evaluate: Evaluate, count: int) -> Generator[Losses, None, None]:
+@dataclass(frozen=True)
+class Taken:
+    """A step's losses; and those of the next one, if it has been taken too, or is just being taken and waited for."""
+
+    losses: Losses
+    ahead: Callable[[], Losses] | None = None
+
+
+def run_steps(
+    optimizer: StepOptimizer, evaluate: Evaluate, count: int, ahead: Losses | None = None
+) -> Generator[Taken, None, None]:
     """Takes `count` steps, and yields each one's losses.
 
     On a GPU the next step already runs when a step's losses are yielded, so that it never waits for whoever reads them:
     `optimizer.image` is then of that next step. What ends early has taken one step more than it was told of.
+
+    Args:
+        optimizer: that takes them.
+        evaluate: the objective.
+        count: of steps, 1 or more.
+        ahead: losses of the first of them, if the optimizer's state is already beyond it.
     """
+    left = count if ahead is None else count - 1
     if not optimizer.image.is_cuda:
-        for _ in range(count):
-            yield optimizer.step(evaluate)
+        if ahead is not None:
+            yield Taken(ahead)
+        for _ in range(left):
+            yield Taken(optimizer.step(evaluate))
         return
     device = optimizer.image.device
     step = GraphedStep(lambda: optimizer.step(evaluate), device)
     try:
-        running: Callable[[], Losses] | None = None
-        for _ in range(count):
+        running: Callable[[], Losses] | None = None if ahead is None else itertools.repeat(ahead).__next__
+        for _ in range(left):
             following = _copied(step(), device)
             if running is not None:
-                yield running()
+                yield Taken(running(), following)
             running = following
         if running is not None:
-            yield running()
+            yield Taken(running())
     finally:
         step.release()
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from intarsia_server.engine.cancel import Cancelled, poll
+from intarsia_server.engine.checkpoint import Checkpoint
 from intarsia_server.engine.convergence import Convergence
 from intarsia_server.engine.encoder import Encoder, denormalise
 from intarsia_server.engine.errors import InvalidInputError
@@ -23,7 +24,7 @@ from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.methods import Stage, StageStart, stages
 from intarsia_server.engine.objective import ObjectiveBuilder
-from intarsia_server.engine.optimizers import LBFGS, Adam, StepOptimizer
+from intarsia_server.engine.optimizers import LBFGS, Adam, Losses, StepOptimizer
 from intarsia_server.engine.request import (
     Automatic,
     Boxes,
@@ -37,7 +38,7 @@ from intarsia_server.engine.request import (
     Until,
 )
 from intarsia_server.engine.stepping import run_steps
-from intarsia_server.engine.target_cache import JobTargets, TargetCache
+from intarsia_server.engine.target_cache import Counts, JobTargets, TargetCache
 from intarsia_server.engine.weights import EMBEDDED
 from intarsia_server.engine.window import Window, window_around
 
@@ -54,8 +55,11 @@ def transfer(
     *,
     cancelled: Cancelled,
     targets: TargetCache | None = None,
+    resume: Checkpoint | None = None,
 ) -> Generator[TransferEvent, None, Pixels]:
     """Runs the request's method.
+
+    On a CPU a transfer that is taken up at a checkpoint has the same steps and the same result, bit for bit.
 
     Args:
         request: resolved.
@@ -63,9 +67,11 @@ def transfer(
         encoder: already in the wanted precision.
         cancelled: polled before each step and each pass over a style image.
         targets: what earlier jobs have computed of style images, and where this one leaves what it computes.
+        resume: a checkpoint of the same request to go on from.
 
     Yields:
-        Warnings, and for each stage its start, every step and its end.
+        Warnings, and for each stage its start, every step and its end; from `resume` on no warning that came before it,
+        and the start of its stage once more.
 
     Returns:
         The result, RGB [H, W, 3].
@@ -73,30 +79,54 @@ def transfer(
     Raises:
         CancelledError: `cancelled` said so.
     """
-    yield from (TransferWarning(*warning) for warning in inputs.warnings)
-    if request.paper and request.encoder == EMBEDDED:
-        yield TransferWarning("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
+    if resume is None:
+        yield from (TransferWarning(*warning) for warning in inputs.warnings)
+        if request.paper and request.encoder == EMBEDDED:
+            yield TransferWarning("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
     rooms = _Rooms(request, inputs, encoder_for(request, encoder), cancelled, JobTargets(targets))
     plan = stages(request.parameters, inputs.styled, paper=request.paper, size=rooms.full.size)
     composite = rooms.full.start
     first: Tensor | None = None
+    earlier: tuple[StageDone, ...] = ()
+    if resume is not None:
+        composite = composite if resume.composite is None else resume.composite.to(composite)
+        first = None if resume.first is None else resume.first.to(composite)
+        earlier = resume.earlier
     total_cost = sum(rooms.cost(stage) for stage in plan)
-    done = 0.0
-    for index, stage in enumerate(plan):
+    for index, stage in enumerate(plan[len(earlier) :], len(earlier)):
         room = rooms.of(stage)
         share = 1.0 if room.window is None else room.window.share
         yield StageStarted(stage.name, index, len(plan), stage.steps, share)
-        begun = composite if first is None else first
-        start = {StageStart.JOB: room.start, StageStart.FIRST: begun, StageStart.COMPOSITE: composite}[stage.start]
-        if request.optimization.start is Start.PALETTE and stage.start is not StageStart.COMPOSITE:
-            start = room.builder.recolour(start, stage.losses)
-        optimizer = _optimizer(request, start if room.window is None else room.window.crop(start))
+        if resume is None:
+            begun = composite if first is None else first
+            start = {StageStart.JOB: room.start, StageStart.FIRST: begun, StageStart.COMPOSITE: composite}[stage.start]
+            if request.optimization.start is Start.PALETTE and stage.start is not StageStart.COMPOSITE:
+                start = room.builder.recolour(start, stage.losses)
+            start = start if room.window is None else room.window.crop(start)
+        else:
+            start = resume.optimizer["image"].to(composite)
+        optimizer = _optimizer(request, start)
         scope = None if stage.scope is None else torch.from_numpy(inputs.labels == stage.scope).to(composite.device)
         shown = partial(rooms.shown, window=room.window, scope=scope, onto=composite)
-        convergence = Convergence() if request.optimization.until is Until.CONVERGED else None
-        cost = rooms.cost(stage)
-        yield from _run_stage(stage, room, optimizer, convergence, shown, (done, cost, total_cost), cancelled)
-        done += cost
+        if resume is not None and resume.ended:
+            summary = resume.so_far
+        else:
+            done = sum(rooms.cost(stage) for stage in plan[:index])
+            around = partial(Checkpoint, earlier=earlier, composite=composite if earlier else None, first=first)
+            totals: tuple[float, ...] = ()
+            if resume is not None:
+                optimizer.load(resume.optimizer)
+                totals = resume.totals
+                # It has what it needs of these; a stage's steps need the room.
+                resume = replace(resume, optimizer={}, composite=None, first=None)
+            convergence = Convergence(totals) if request.optimization.until is Until.CONVERGED else None
+            progress = done, rooms.cost(stage), total_cost
+            summary = yield from _run_stage(
+                stage, room, optimizer, convergence, shown, progress, cancelled, around, resume
+            )
+        resume = None
+        yield summary
+        earlier = (*earlier, summary)
         composite = shown(optimizer.image)
         if first is None and not stage.half:
             first = composite
@@ -166,29 +196,50 @@ def _run_stage(
     shown: Callable[[Tensor], Tensor],
     progress: tuple[float, float, float],
     cancelled: Cancelled,
-) -> Generator[TransferEvent, None, None]:
-    began = time.perf_counter()
+    around: partial[Checkpoint],
+    resume: Checkpoint | None,
+) -> Generator[TransferEvent, None, StageDone]:
+    """Its steps, with all of a checkpoint but the stage's own part in `around`; returns how it ended."""
+    began = time.perf_counter() - (0.0 if resume is None else resume.so_far.seconds)
     poll(cancelled)
     builder = room.builder
     before = builder.targets.counts
     objective = builder.build(stage.losses, capped=stage.capped, window=room.window)
-    targets = builder.targets.counts - before
     warnings = builder.warnings
-    if stage.half:
-        warnings.clear()  # the stage at full size that follows says what is true of the result
+    ahead: Losses | None = None
+    if resume is None:
+        taken, targets = 0, builder.targets.counts - before
+    else:
+        taken, targets = resume.so_far.steps, Counts(resume.so_far.targets, resume.so_far.cached_targets)
+        ahead = _ahead(resume)
+    if stage.half or resume is not None:
+        # The stage at full size that follows says what is true of the result; one that goes on has said it.
+        warnings.clear()
     while warnings:
         yield TransferWarning(*warnings.pop(0))
     done, cost, total_cost = progress
-    taken = run_steps(optimizer, objective, stage.steps)
-    for step in range(1, stage.steps + 1):
+    steps = run_steps(optimizer, objective, stage.steps - taken, ahead)
+    for step in range(taken + 1, stage.steps + 1):
         poll(cancelled)
-        evaluation = next(taken)
+        latest = next(steps)
+        evaluation = latest.losses
         if not math.isfinite(evaluation.total):
             where = f"step {step} of stage {stage.name!r}"
             raise InvalidInputError("method", f"its objective is not finite at {where}; lower weights or learning rate")
         converged = convergence is not None and convergence.reached(evaluation.total)
         # A stage that ends here leaves no share of the job to be done, however many steps it could have taken.
         share = 1.0 if converged else step / stage.steps
+        summary = StageDone(
+            stage=stage.name,
+            steps=step,
+            seconds=time.perf_counter() - began,
+            losses=evaluation.losses,
+            total=evaluation.total,
+            targets=targets.total,
+            cached_targets=targets.cached,
+            converged=converged,
+        )
+        ended = converged or step == stage.steps
         yield StepDone(
             stage=stage.name,
             step=step,
@@ -198,20 +249,40 @@ def _run_stage(
             fraction=(done + cost * share) / total_cost,
             image=lambda: _pixels(shown(optimizer.image)),
             exact=lambda: shown(optimizer.image),
+            checkpoint=partial(_checkpoint, around, summary, ended, optimizer, convergence, latest.ahead),
             converged=converged,
         )
         if converged:
             break
-    taken.close()
-    yield StageDone(
-        stage=stage.name,
-        steps=step,
-        seconds=time.perf_counter() - began,
-        losses=evaluation.losses,
-        total=evaluation.total,
-        targets=targets.total,
-        cached_targets=targets.cached,
-        converged=converged,
+    steps.close()
+    return replace(summary, seconds=time.perf_counter() - began)
+
+
+def _checkpoint(
+    around: partial[Checkpoint],
+    so_far: StageDone,
+    ended: bool,
+    optimizer: StepOptimizer,
+    convergence: Convergence | None,
+    ahead: Callable[[], Losses] | None,
+) -> Checkpoint:
+    """After a step that has just been told of."""
+    return around(
+        so_far=so_far,
+        ended=ended,
+        totals=() if convergence is None or ended else convergence.totals,
+        ahead=None if ahead is None or ended else tuple(ahead().values.tolist()),
+        optimizer={"image": optimizer.image} if ended else optimizer.state,
+    )
+
+
+def _ahead(resume: Checkpoint) -> Losses | None:
+    """Those that a checkpoint has values of; their terms are a stage's own, the same at each step."""
+    if resume.ahead is None:
+        return None
+    return Losses(
+        tuple((name, segment) for name, segment, _ in resume.so_far.losses),
+        torch.tensor(resume.ahead, dtype=torch.float64),
     )
 
 

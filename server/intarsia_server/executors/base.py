@@ -152,7 +152,9 @@ class Executor(ABC):
         Args:
             request: to run.
             cancel: once set, the work stops; a transfer within one step.
-            checkpoint: file that keeps how far it is, to go on from if it is there; None: none is kept.
+            checkpoint: file in an existing folder, where a transfer writes its checkpoints. If it holds one of the
+                same request the transfer goes on from there: a `ResumedEvent` comes first, and no warning from before.
+                It is left there when the run ends, for the caller to remove.
 
         Raises:
             InvalidInputError, WeightsUnavailableError: as the engine says.

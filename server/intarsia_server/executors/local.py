@@ -52,7 +52,7 @@ class LocalExecutor(Executor):
         del checkpoint  # a worker keeps none yet
         worker = await self._next_idle(cancel)
         try:
-            async for event in worker.run(request, cancel):
+            async for event in worker.run(request, cancel, checkpoint):
                 yield event
         finally:
             if worker.alive:

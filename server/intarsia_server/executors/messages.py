@@ -23,6 +23,7 @@ class WorkerConfig:
     allow_download: bool
     max_pixels: int
     target_cache_bytes: int
+    checkpoint_seconds: float
     log_level: str
 
 
@@ -50,10 +51,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class RunCommand:
-    """Run this; `serial` grows by one with each request and is what a cancel refers to."""
+    """Run this; `serial` grows by one with each request and is what a cancel refers to; `checkpoint` is its file."""
 
     serial: int
     request: Work
+    checkpoint: Path | None = None
 
 
 WorkerMessage = Ready | Learned | Failed | ExecutorEvent

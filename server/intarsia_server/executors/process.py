@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import (
@@ -81,13 +82,15 @@ class WorkerProcess:
             raise message.error
         raise ExecutorStartError("a worker process ended before it was ready; see the log above")
 
-    async def run(self, request: Work, cancel: asyncio.Event) -> AsyncGenerator[ExecutorEvent, None]:
+    async def run(
+        self, request: Work, cancel: asyncio.Event, checkpoint: Path | None
+    ) -> AsyncGenerator[ExecutorEvent, None]:
         """Runs one request; on return, or on any error but `WorkerDiedError`, the worker is idle."""
         assert self._connection is not None
         self._serial += 1
         watcher = asyncio.create_task(self._pass_on(cancel, self._serial))
         try:
-            await asyncio.to_thread(self._send, RunCommand(self._serial, request))
+            await asyncio.to_thread(self._send, RunCommand(self._serial, request, checkpoint))
             while True:
                 message = await self._messages.get()
                 if message is None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib.metadata
 import logging
 import platform
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import torch
 
@@ -24,7 +26,7 @@ from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import CancelledError, InvalidInputError, WeightsUnavailableError
 from intarsia_server.engine.evaluation.evaluate import evaluate
 from intarsia_server.engine.evaluation.inputs import decode_evaluation_inputs
-from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferWarning
+from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferEvent, TransferWarning
 from intarsia_server.engine.images import Pixels, encode, fit_longer_side, resize
 from intarsia_server.engine.inputs import decode_inputs
 from intarsia_server.engine.known_pictures import KnownPictures
@@ -36,7 +38,6 @@ from intarsia_server.engine.request import (
     Precision,
     SegmentationRequest,
     TransferRequest,
-    Work,
 )
 from intarsia_server.engine.target_cache import TargetCache
 from intarsia_server.engine.transfer import describe, transfer
@@ -50,9 +51,11 @@ from intarsia_server.executors.base import (
     PreviewEvent,
     ProgressEvent,
     ResultEvent,
+    ResumedEvent,
     SegmentedEvent,
 )
 from intarsia_server.executors.calibration import calibrate
+from intarsia_server.executors.checkpoints import CheckpointWriter, read_checkpoint
 from intarsia_server.executors.messages import Failed, Learned, Ready, RunCommand, WorkerConfig, WorkerMessage
 from intarsia_server.executors.stopwatch import Stopwatch
 
@@ -148,7 +151,7 @@ class _Worker:
             return cancelled_serial.value >= command.serial
 
         try:
-            self._carry_out(command.request, cancelled, send)
+            self._carry_out(command, cancelled, send)
         except CancelledError:
             send(Failed(ExecutionCancelledError()))
         except (InvalidInputError, WeightsUnavailableError) as error:
@@ -161,13 +164,15 @@ class _Worker:
             log.exception("%s failed", command.request.kind)
             send(Failed(RuntimeError(f"the {command.request.kind} failed on the server")))
 
-    def _carry_out(self, request: Work, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]) -> None:
-        match request:
-            case TransferRequest():
-                self._transfer(request, cancelled, send)
-            case EvaluationRequest():
+    def _carry_out(
+        self, command: RunCommand, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]
+    ) -> None:
+        match command.request:
+            case TransferRequest() as request:
+                self._transfer(request, command.checkpoint, cancelled, send)
+            case EvaluationRequest() as request:
                 self._evaluate(request, cancelled, send)
-            case SegmentationRequest():
+            case SegmentationRequest() as request:
                 tools = self._tools(cancelled)
                 send(SegmentedEvent(answer_segmentation(request, max_pixels=self.config.max_pixels, tools=tools)))
 
@@ -182,51 +187,39 @@ class _Worker:
         send(EvaluatedEvent(evaluate(inputs, encoder, cancelled=cancelled)))
 
     def _transfer(
-        self, request: TransferRequest, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]
+        self,
+        request: TransferRequest,
+        path: Path | None,
+        cancelled: Callable[[], bool],
+        send: Callable[[WorkerMessage], None],
     ) -> None:
         began = time.perf_counter()
         precision = resolve_precision(request.precision, self._device)
         request = replace(request, precision=precision)
+        text = describe(request, _versions())
+        fingerprint = hashlib.sha256(text["intarsia"].encode()).hexdigest()
+        resume = None if path is None else read_checkpoint(path, fingerprint)
+        stages: list[StageDone] = []
+        if resume is not None:
+            send(ResumedEvent(resume.so_far.stage, resume.so_far.steps))
+            stages += resume.earlier
+        is_whole = resume is None
         inputs = decode_inputs(request, max_pixels=self.config.max_pixels, tools=self._tools(cancelled))
         encoder = self._encoder(request.encoder, precision)
-        pace = _Pace()
-        stages: list[StageDone] = []
         stopwatch = Stopwatch()
-        steps = stopwatch.watch(transfer(request, inputs, encoder, cancelled=cancelled, targets=self._targets))
-        while True:
-            try:
-                event = next(steps)
-            except StopIteration as stop:
-                pixels: Pixels = stop.value
-                break
-            match event:
-                case StageStarted() | TransferWarning():
-                    send(event)
-                case StageDone():
-                    stages.append(event)
-                case StepDone():
-                    eta = pace.eta(event.fraction)
-                    send(
-                        ProgressEvent(
-                            stage=event.stage,
-                            step=event.step,
-                            total_steps=event.steps,
-                            losses=event.losses,
-                            total_loss=event.total,
-                            fraction=event.fraction,
-                            eta_seconds=eta,
-                            converged=event.converged,
-                        )
-                    )
-                    if request.preview_interval and event.step % request.preview_interval == 0:
-                        send(PreviewEvent(event.stage, event.step, _preview(event.image())))
-        text = describe(request, _versions())
+        steps = stopwatch.watch(
+            transfer(request, inputs, encoder, cancelled=cancelled, targets=self._targets, resume=resume)
+        )
+        del resume  # the transfer lets go of its tensors, too, before the first step
+        with CheckpointWriter(path, fingerprint, self.config.checkpoint_seconds) as writer:
+            pixels = _report(steps, request.preview_interval, stages, writer, cancelled, send)
         image = encode(pixels, request.output.format, quality=request.output.quality, text=text)
         height, width = pixels.shape[:2]
-        outside = time.perf_counter() - began - sum(stage.seconds for stage in stages)
-        meter = self._speedometers[precision]
-        stopwatch.teach(meter, job_work(request, (width, height), stopwatch.areas), outside)
-        send(Learned(precision, meter.speed))
+        if is_whole:  # the rest of a job says nothing of how long a job takes
+            outside = time.perf_counter() - began - sum(stage.seconds for stage in stages)
+            meter = self._speedometers[precision]
+            stopwatch.teach(meter, job_work(request, (width, height), stopwatch.areas), outside)
+            send(Learned(precision, meter.speed))
         send(ResultEvent(image, request.output.format, width, height, tuple(stages)))
 
     def _encoder(self, name: str, precision: Precision) -> Encoder:
@@ -235,6 +228,45 @@ class _Worker:
             weights = load_weights(name, files=self.config.encoder_files, allow_download=self.config.allow_download)
             self._encoders[key] = Encoder(weights, device=self._device, precision=torch_dtype(precision))
         return self._encoders[key]
+
+
+def _report(
+    steps: Generator[TransferEvent, None, Pixels],
+    preview_interval: int,
+    stages: list[StageDone],
+    writer: CheckpointWriter,
+    cancelled: Callable[[], bool],
+    send: Callable[[WorkerMessage], None],
+) -> Pixels:
+    """Runs a transfer, sends what happens, adds the stages' summaries to `stages`, and returns the result."""
+    pace = _Pace()
+    while True:
+        try:
+            event = next(steps)
+        except StopIteration as stop:
+            pixels: Pixels = stop.value
+            return pixels
+        match event:
+            case StageStarted() | TransferWarning():
+                send(event)
+            case StageDone():
+                stages.append(event)
+            case StepDone():
+                send(
+                    ProgressEvent(
+                        stage=event.stage,
+                        step=event.step,
+                        total_steps=event.steps,
+                        losses=event.losses,
+                        total_loss=event.total,
+                        fraction=event.fraction,
+                        eta_seconds=pace.eta(event.fraction),
+                        converged=event.converged,
+                    )
+                )
+                if preview_interval and event.step % preview_interval == 0:
+                    send(PreviewEvent(event.stage, event.step, _preview(event.image())))
+                writer.offer(event.checkpoint, cancelled)
 
 
 class _Pace:

@@ -82,6 +82,8 @@ class Responses:
                 )
             case QueuedEvent():
                 yield pb.StylizeResponse(queued=pb.QueuedEvent(queue_position=event.queue_position))
+            case ResumedEvent():
+                yield pb.StylizeResponse(resumed=pb.ResumedEvent(stage=event.stage, step=event.step))
             case StageStarted():
                 yield pb.StylizeResponse(stage=_stage(event))
             case ProgressEvent():
