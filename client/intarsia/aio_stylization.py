@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Self
 import grpc
 from grpc import aio
 
-from intarsia.attachment import Attachment, Call
+from intarsia.attachment import CANCEL_SECONDS, Attachment, Call, stopped
 from intarsia.download import Download
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.result import Result, ResultAssembler
-from intarsia.stylization import CANCEL_SECONDS
 from intarsia.v1 import style_transfer_pb2 as pb
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ _logger = logging.getLogger("intarsia")
 class AsyncStylization:
     """A running job: iterate over its events, or ask for its result.
 
-    When the connection breaks or the server dies, the iteration attaches to the job again by itself and goes on with the
-    first event that it has not had; a SnapshotEvent stands for those that are not kept any more.
+    When the connection breaks or the server dies, the iteration attaches to the job again by itself and goes on with
+    the first event that it has not had; a SnapshotEvent stands for those that are not kept any more.
 
     Leaving an `async with` block cancels a job that has not ended, and so does cancelling the task that waits for it,
     unless the job is detached or was only watched.
@@ -110,8 +109,8 @@ class AsyncStylization:
     def cancel(self) -> None:
         """Cancels the job, here and on the server; without effect once it has ended.
 
-        A server that cannot be reached is waited for, up to 5 s, by a task of its own, which `close` waits for; if it does
-        not hear of the cancel, a warning is logged.
+        A server that cannot be reached is waited for, up to 5 s, by a task of its own, which `close` waits for; if it
+        hears nothing of the cancel, a warning is logged.
         """
         if self._over():
             return
@@ -178,10 +177,10 @@ class AsyncStylization:
             if task is not None and task.cancelling():
                 raise
             # gRPC raises this for a cancelled call as well, which must not look like a cancelled task.
-            raise _left() from error
-        if message is aio.EOF:
-            return None
-        return message.event if isinstance(message, pb.WatchJobResponse) else message
+            raise stopped() from error
+        if isinstance(message, pb.WatchJobResponse):
+            return message.event
+        return message if isinstance(message, pb.StylizeResponse) else None
 
     async def _recover(self, error: grpc.RpcError | IntarsiaError) -> None:
         """Waits until the next call is due.
@@ -207,7 +206,7 @@ class AsyncStylization:
             async with asyncio.timeout(delay):
                 await self._stopped.wait()
         if self._stopped.is_set():
-            raise _left()
+            raise stopped()
 
     def _stop(self) -> None:
         self._stopped.set()
@@ -239,7 +238,3 @@ async def fetch_result(stub: StyleTransferServiceAsyncStub, download: Download) 
             await asyncio.sleep(download.failed(from_rpc_error(error)))
         else:
             return
-
-
-def _left() -> IntarsiaError:
-    return IntarsiaError(grpc.StatusCode.CANCELLED, "the job was cancelled, or left to itself, by this client")

@@ -15,7 +15,10 @@ from intarsia.jobs import job_error
 from intarsia.patience import REATTACH_SECONDS, Patience
 from intarsia.v1 import style_transfer_pb2 as pb
 
-__all__ = ["Attachment", "Call"]
+__all__ = ["CANCEL_SECONDS", "Attachment", "Call", "stopped"]
+
+CANCEL_SECONDS = 5.0
+"""How long a cancel waits for a server that cannot be reached."""
 
 _ASK_SECONDS = 10.0
 
@@ -39,8 +42,8 @@ class Call(enum.Enum):
 class Attachment:
     """One caller's hold on one job, from the request or the job's id to its end.
 
-    Whoever does the calls keeps to this: make the call that `next` names, with `timeout`; give each event to `take`, and
-    hand it on if that says so; give each failure to `failed`, wait as long as that says, and start over.
+    Whoever does the calls keeps to this: make the call that `next` names, with `timeout`; give each event to `take`,
+    and hand it on if that says so; give each failure to `failed`, wait as long as that says, and start over.
 
     Args:
         job_id: Of a job that is to be watched; empty: a request is to be sent.
@@ -160,3 +163,8 @@ class Attachment:
         _logger.info("the server is busy: trying again in %.0f s", hint)
         # A little later than told, each client by another time.
         return hint + min(0.1 * hint * self._jitter(), left - hint)
+
+
+def stopped() -> IntarsiaError:
+    """Returns the error for whoever goes on asking for events after a cancel, or after leaving."""
+    return IntarsiaError(grpc.StatusCode.CANCELLED, "this client has cancelled the job, or left it to itself")

@@ -34,8 +34,8 @@ class Result:
         queued_time: How long the job waited.
         run_time: How long it ran.
         warnings: What the job had to work around.
-        stages: Steps, time, final losses and cached targets of each stage. Empty, as `warnings` is, where the job's events
-            were not listened to.
+        stages: Steps, time, final losses and cached targets of each stage. Empty, as `warnings` is, if the
+            job's events were not listened to.
     """
 
     image: bytes = field(repr=False)

@@ -11,17 +11,14 @@ from typing import Protocol, Self
 
 import grpc
 
-from intarsia.attachment import Attachment, Call
+from intarsia.attachment import CANCEL_SECONDS, Attachment, Call, stopped
 from intarsia.download import Download
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.result import Result, ResultAssembler
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 
-__all__ = ["CANCEL_SECONDS", "Stylization", "fetch_result"]
-
-CANCEL_SECONDS = 5.0
-"""How long a cancel waits for a server that cannot be reached."""
+__all__ = ["Stylization", "fetch_result"]
 
 _logger = logging.getLogger("intarsia")
 
@@ -35,8 +32,8 @@ class _Stream(Protocol):
 class Stylization:
     """A running job: iterate over its events, or ask for its result.
 
-    When the connection breaks or the server dies, the iteration attaches to the job again by itself and goes on with the
-    first event that it has not had; a SnapshotEvent stands for those that are not kept any more.
+    When the connection breaks or the server dies, the iteration attaches to the job again by itself and goes on with
+    the first event that it has not had; a SnapshotEvent stands for those that are not kept any more.
 
     Leaving a `with` block cancels a job that has not ended, unless the job is detached or was only watched.
 
@@ -104,7 +101,7 @@ class Stylization:
     def cancel(self) -> None:
         """Cancels the job, here and on the server; without effect once it has ended.
 
-        A server that cannot be reached is waited for, up to 5 s; if it does not hear of the cancel, a warning is logged.
+        A server that cannot be reached is waited for, up to 5 s; if it hears nothing of the cancel, a warning is logged.
         """
         if self._over():
             return
@@ -164,9 +161,7 @@ class Stylization:
                 raise error
             delay = 0.0 if self._stopped.is_set() else self._attachment.failed(from_rpc_error(error))
             if self._stopped.wait(delay):
-                raise IntarsiaError(
-                    grpc.StatusCode.CANCELLED, "the job was cancelled, or left to itself, by this client"
-                )
+                raise stopped()
         except IntarsiaError as last:
             self._failure = last
             late = last.code is grpc.StatusCode.DEADLINE_EXCEEDED
