@@ -101,7 +101,8 @@ class Stylization:
     def cancel(self) -> None:
         """Cancels the job, here and on the server; without effect once it has ended.
 
-        A server that cannot be reached is waited for, up to 5 s; if it hears nothing of the cancel, a warning is logged.
+        A server that cannot be reached is waited for, up to 5 s; if it hears nothing of the cancel, a warning is
+        logged.
         """
         if self._over():
             return
