@@ -15,6 +15,7 @@ from grpc import aio
 from intarsia.attachment import CANCEL_SECONDS, Attachment, Call, stopped
 from intarsia.download import Download
 from intarsia.errors import IntarsiaError, from_rpc_error
+from intarsia.request import with_request_id
 from intarsia.result import Result, ResultAssembler
 from intarsia.v1 import style_transfer_pb2 as pb
 
@@ -147,7 +148,9 @@ class AsyncStylization:
         attachment = self._attachment
         if attachment.next is Call.GET_JOB:
             question = pb.GetJobRequest(job_id=attachment.job_id)
-            attachment.found((await self._stub.GetJob(question, timeout=attachment.timeout)).job)
+            fresh = attachment.found((await self._stub.GetJob(question, timeout=attachment.timeout)).job)
+            if fresh and self.request is not None:
+                self.request = with_request_id(self.request, fresh=True)
         return self._call_stream()
 
     def _call_stream(self) -> _Stream:

@@ -21,6 +21,8 @@ CANCEL_SECONDS = 5.0
 """How long a cancel waits for a server that cannot be reached."""
 
 _ASK_SECONDS = 10.0
+_STEP_SECONDS = 60.0
+"""Within which a cancel takes effect, which is one step."""
 
 # What both a lost connection and a job can end with: after one of these, the server is asked how the job stands.
 _BREAKS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
@@ -34,7 +36,7 @@ class Call(enum.Enum):
     STYLIZE = enum.auto()
     """Send the request: for the first time, or once more, since no answer came."""
     GET_JOB = enum.auto()
-    """Ask how the job stands after a break, and tell `found`."""
+    """Ask how the job stands after a break, tell `found`, and look here again."""
     WATCH_JOB = enum.auto()
     """Watch the job's events after `sequence`."""
 
@@ -48,6 +50,7 @@ class Attachment:
     Args:
         job_id: Of a job that is to be watched; empty: a request is to be sent.
         after_sequence: The number of the last event that the caller has.
+        detached: The job goes on when nobody watches it.
         timeout: Seconds until the job's deadline; None: none.
         reattach_seconds: As of `Patience`.
         wait_when_busy: How many seconds a full queue may be waited for.
@@ -66,6 +69,7 @@ class Attachment:
         job_id: str = "",
         after_sequence: int = 0,
         *,
+        detached: bool = False,
         timeout: float | None = None,
         reattach_seconds: float = REATTACH_SECONDS,
         wait_when_busy: float = 0,
@@ -81,6 +85,11 @@ class Attachment:
         self._jitter = jitter
         self._break: IntarsiaError | None = None
         self._may_send_anew = not job_id
+        # A job that is not detached ends with the call that sent it: with a connection, then, that the client did not
+        # want to lose.
+        self._bound = not job_id and not detached
+        self._cut = False
+        self._attached_after_cut: float | None = None
         self._wait_when_busy = wait_when_busy
         self._busy_since: float | None = None
 
@@ -113,18 +122,24 @@ class Attachment:
             return True
         return False
 
-    def found(self, job: pb.Job) -> None:
-        """Takes the answer to GET_JOB.
+    def found(self, job: pb.Job) -> bool:
+        """Takes the answer to GET_JOB; True: the next STYLIZE needs a fresh request id.
 
         Raises:
             IntarsiaError: The job's own: what looked like a break was its end.
         """
         error = job_error(job)
+        if self._cancelled_by_cut(job):
+            self._send_anew("the server cancelled the job when the connection broke")
+            return True
         if error is not None and error.code in _BREAKS:
             # The one that came over the stream may have details.
             same = self._break is not None and self._break.code is error.code and self._break.message == error.message
             raise self._break if same and self._break is not None else error
         self.next = Call.WATCH_JOB
+        if self._cut and self._attached_after_cut is None:
+            self._attached_after_cut = self._clock()
+        return False
 
     def failed(self, error: IntarsiaError) -> float:
         """Takes the failure of a call, sets `next`, and returns the seconds to wait before it.
@@ -136,11 +151,7 @@ class Attachment:
         if self.next is Call.STYLIZE and error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return self._wait_for_a_place(error)
         if error.code is grpc.StatusCode.NOT_FOUND and self._break is not None and self._may_send_anew:
-            # The server has come back without its data. Once only: the next server may do the same.
-            self._may_send_anew = False
-            self.next, self.job_id, self.sequence, self._break = Call.STYLIZE, "", 0, None
-            self.partial = False
-            _logger.info("the server does not know the job any more: it is sent anew")
+            self._send_anew("the server has come back without the job")
             return 0
         if asking and error.code is grpc.StatusCode.UNIMPLEMENTED:
             raise self._break or error  # an older server, whose jobs end with their calls
@@ -148,10 +159,25 @@ class Attachment:
         lost = error.code is grpc.StatusCode.UNAVAILABLE or (bool(self.job_id) and error.code in _BREAKS)
         if not (too_slow or lost):
             raise error
+        if self.next is Call.STYLIZE and self.job_id:
+            self._cut = self._bound and error.code is grpc.StatusCode.UNAVAILABLE
         self._break = self._break or error
         self.partial = bool(self.job_id)
         self.next = Call.GET_JOB if self.job_id else Call.STYLIZE
         return self.patience.delay(error)
+
+    def _cancelled_by_cut(self, job: pb.Job) -> bool:
+        if job.state != pb.JOB_STATE_CANCELLED or not (self._cut and self._may_send_anew):
+            return False
+        # A cancel long after it is somebody's will.
+        since = self._attached_after_cut
+        return since is None or self._clock() - since <= _STEP_SECONDS
+
+    def _send_anew(self, why: str) -> None:
+        """Begins again with the request; once only, since what led to it may come again for ever."""
+        _logger.info("%s: it is sent anew", why)
+        self._may_send_anew = self._cut = self.partial = False
+        self.next, self.job_id, self.sequence, self._break = Call.STYLIZE, "", 0, None
 
     def _wait_for_a_place(self, error: IntarsiaError) -> float:
         now = self._clock()

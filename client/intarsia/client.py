@@ -108,7 +108,12 @@ class Client:
 
     def start(self, request: pb.StylizeRequest, timeout: float | None = None, wait_when_busy: float = 0) -> Stylization:
         """Starts the job of a ready-made request; otherwise as `stylize`."""
-        attachment = Attachment(timeout=timeout, reattach_seconds=self._reattach_seconds, wait_when_busy=wait_when_busy)
+        attachment = Attachment(
+            detached=request.on_disconnect == pb.ON_DISCONNECT_DETACH,
+            timeout=timeout,
+            reattach_seconds=self._reattach_seconds,
+            wait_when_busy=wait_when_busy,
+        )
         return self._opened(Stylization(self._stub, attachment, with_request_id(request)))
 
     def watch(self, job_id: str, after_sequence: int = 0, *, timeout: float | None = None) -> Stylization:

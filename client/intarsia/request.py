@@ -151,12 +151,18 @@ def build_request(
     return request
 
 
-def with_request_id(request: pb.StylizeRequest) -> pb.StylizeRequest:
-    """Returns the request with an id, so that it can be sent again without running twice; a copy if it had none."""
-    if request.request_id:
+def with_request_id(request: pb.StylizeRequest, *, fresh: bool = False) -> pb.StylizeRequest:
+    """Returns the request with an id, so that it can be sent again without running twice.
+
+    Args:
+        request: Stays as it is.
+        fresh: Another id than it has.
+    """
+    if request.request_id and not fresh:
         return request
-    named = pb.StylizeRequest(request_id=str(uuid.uuid4()))
-    named.MergeFrom(request)
+    named = pb.StylizeRequest()
+    named.CopyFrom(request)
+    named.request_id = str(uuid.uuid4())
     return named
 
 

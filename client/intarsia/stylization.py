@@ -14,6 +14,7 @@ import grpc
 from intarsia.attachment import CANCEL_SECONDS, Attachment, Call, stopped
 from intarsia.download import Download
 from intarsia.errors import IntarsiaError, from_rpc_error
+from intarsia.request import with_request_id
 from intarsia.result import Result, ResultAssembler
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
@@ -134,7 +135,9 @@ class Stylization:
         attachment = self._attachment
         if attachment.next is Call.GET_JOB:
             question = pb.GetJobRequest(job_id=attachment.job_id)
-            attachment.found(self._stub.GetJob(question, timeout=attachment.timeout).job)
+            fresh = attachment.found(self._stub.GetJob(question, timeout=attachment.timeout).job)
+            if fresh and self.request is not None:
+                self.request = with_request_id(self.request, fresh=True)
         stream: _Stream
         if attachment.next is Call.WATCH_JOB:
             watch = pb.WatchJobRequest(job_id=attachment.job_id, after_sequence=attachment.sequence)
