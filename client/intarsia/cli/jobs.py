@@ -25,7 +25,7 @@ from intarsia.jobs import state_name, state_names
 __all__ = ["app"]
 
 app = typer.Typer(
-    name="jobs", no_args_is_help=True, help="Jobs that a server keeps: list, show, watch, cancel, result."
+    name="jobs", no_args_is_help=True, help="Jobs that a server keeps."
 )
 
 JobArgument: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or how it begins.")]
@@ -35,7 +35,7 @@ JsonOption: TypeAlias = Annotated[
 ]
 
 _MOST_PER_PAGE = 1000
-_PURPOSE = "intarsia jobs"
+_PURPOSE = "this command"
 
 
 @app.command("list")
