@@ -14,6 +14,8 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # Of any other ping, which the keepalive's own would wait behind for a minute.
+    ("grpc.http2.ping_timeout_ms", 10_000),
     # A server that comes back is found again at once: gRPC by itself would wait for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),

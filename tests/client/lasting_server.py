@@ -35,7 +35,7 @@ class LastingServer(FakeServer):
         break_with: What it breaks off with.
         result_breaks: The same of downloads, in messages.
         jobs: By id, oldest first.
-        kept_from: Events before that number are not kept any more.
+        kept_from: Of events before that number, watchers get a snapshot.
         forgetful: Loses its jobs when a stream breaks.
         cancels_on_break: As a server does that sees the break.
         endless: Jobs never get further than their third event, until they are cancelled.
@@ -57,6 +57,7 @@ class LastingServer(FakeServer):
     watches: list[pb.WatchJobRequest] = field(default_factory=list)
     downloads: list[pb.GetResultRequest] = field(default_factory=list)
     pages: list[pb.ListJobsRequest] = field(default_factory=list)
+    begun: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
     image: bytes = field(default_factory=picture)
     announced_sha256: str = ""
@@ -100,17 +101,18 @@ class LastingServer(FakeServer):
         if job is None:
             state = pb.JOB_STATE_RUNNING if self.endless else pb.JOB_STATE_SUCCEEDED
             job = self.add(state, request_id=request.request_id)
-        yield from self._stream(job, 0, context)
+        yield from self._stream(job, 0, 1, context)
 
     def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> Iterator[pb.WatchJobResponse]:  # noqa: N802
         self.watches.append(request)
-        for response in self._stream(self._job(request.job_id, context), request.after_sequence, context):
+        job = self._job(request.job_id, context)
+        for response in self._stream(job, request.after_sequence, self.kept_from, context):
             yield pb.WatchJobResponse(event=response)
 
     def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:  # noqa: N802
         return pb.GetJobResponse(job=self._job(request.job_id, context))
 
-    def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:  # noqa: N802
+    def ListJobs(self, request: pb.ListJobsRequest, _context: Any) -> pb.ListJobsResponse:  # noqa: N802
         self.pages.append(request)
         newest_first = list(reversed(self.jobs.values()))
         jobs = [job for job in newest_first if not request.states or job.state in request.states]
@@ -146,21 +148,21 @@ class LastingServer(FakeServer):
             context.abort(grpc.StatusCode.NOT_FOUND, "there is no such job")
         return self.jobs[job_id]
 
-    def _stream(self, job: pb.Job, after: int, context: Any) -> Iterator[pb.StylizeResponse]:
+    def _stream(self, job: pb.Job, after: int, kept_from: int, context: Any) -> Iterator[pb.StylizeResponse]:
         limit = self.breaks.popleft() if self.breaks else None
         events = [event for event in self.log(job) if event.sequence > after]
-        if events and events[0].sequence < self.kept_from:
-            events = [event for event in events if event.sequence >= self.kept_from]
-            events.insert(0, numbered(self.kept_from - 1, pb.SnapshotEvent(job=job, progress=progress(1))))
+        if events and events[0].sequence < kept_from:
+            snapshot = numbered(kept_from - 1, pb.SnapshotEvent(job=job, progress=progress(1)))
+            events = [snapshot, *(event for event in events if event.sequence >= kept_from)]
         if job.state == pb.JOB_STATE_RUNNING:
             events = [event for event in events if event.sequence <= 3]
-        for event in events[:limit]:
-            yield event
+        yield from events[:limit]
         if limit is not None:
             self._break(job, context)
         if job.state == pb.JOB_STATE_RUNNING:
             ended = threading.Event()
             context.add_callback(ended.set)
+            self.begun.set()
             while not ended.wait(0.01) and not self.cancelled.is_set():
                 pass
         if job.error_code:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 import pytest
 from fake_server import picture, retry_info, running
+from fault_proxy import FaultProxy
 from google.protobuf.message import Message
 from intarsia import AsyncClient, Client, IntarsiaError, Result
+from intarsia.channel import CHANNEL_OPTIONS
 from intarsia.v1 import style_transfer_pb2 as pb
 from lasting_server import EVENTS, LastingServer
 
@@ -196,21 +198,7 @@ def test_a_detached_job_that_was_cancelled_stays_so(lasting: LastingServer, run:
 @pytest.mark.parametrize("kept_from", [3, 5, 7, EVENTS + 1])
 def test_past_the_buffer(lasting: LastingServer, run: Run, kept_from: int) -> None:
     lasting.breaks.append(1)
-    lasting.kept_from = 1
-
-    class Forgetting(deque[int | None]):
-        def popleft(self) -> int | None:
-            if not self:
-                lasting.kept_from = kept_from
-            return super().popleft()
-
-    first = lasting.log
-
-    def log(job: pb.Job) -> list[pb.StylizeResponse]:
-        lasting.kept_from = kept_from if lasting.watches else 1
-        return first(job)
-
-    lasting.log = log  # type: ignore[method-assign]
+    lasting.kept_from = kept_from
     outcome = run(lasting)
     assert outcome.result.image == picture()
     assert outcome.sequences == [1, kept_from - 1, *range(kept_from, EVENTS + 1)]
@@ -316,16 +304,14 @@ def test_leaving_a_detached_or_watched_job_does_nothing_to_it_async(lasting: Las
             async with client.watch(job.job_id) as watched:
                 await anext(watched)
         assert not lasting.cancelled.is_set()
-        async with AsyncClient(lasting.address) as client:
-            async with client.watch(job.job_id) as watched:
-                watched.cancel()
+        async with AsyncClient(lasting.address) as client, client.watch(job.job_id) as watched:
+            watched.cancel()
 
     asyncio.run(go())
     assert lasting.cancelled.is_set()
 
 
-@both
-def test_a_request_without_an_id_gets_one(lasting: LastingServer, run: Run) -> None:
+def test_a_request_without_an_id_gets_one(lasting: LastingServer) -> None:
     lasting.breaks.append(0)
     request = pb.StylizeRequest(seed=3)
     with Client(lasting.address) as client:
@@ -333,6 +319,13 @@ def test_a_request_without_an_id_gets_one(lasting: LastingServer, run: Run) -> N
         assert job.result().request_id == job.request.request_id  # type: ignore[union-attr]
     assert not request.request_id
     assert lasting.requests[0] == lasting.requests[1]
+
+
+def test_a_blackhole_is_noticed_in_time() -> None:
+    options = dict(CHANNEL_OPTIONS)
+    assert options["grpc.keepalive_time_ms"] + options["grpc.keepalive_timeout_ms"] <= 45_000
+    # A ping of another kind may be on its way: the keepalive waits for it.
+    assert options["grpc.keepalive_time_ms"] + options["grpc.http2.ping_timeout_ms"] <= 45_000
 
 
 def test_a_server_that_was_killed_and_comes_back(lasting: LastingServer) -> None:
@@ -349,3 +342,31 @@ def test_a_server_that_was_killed_and_comes_back(lasting: LastingServer) -> None
             assert [event.sequence for event in job] == list(range(4, EVENTS + 1))
             assert job.result().image == picture()
     assert len(later.requests) == 1
+
+
+@both
+@pytest.mark.parametrize("fault", ["cut", "reset", "half_close", "blackhole"])
+def test_a_network_that_fails(lasting: LastingServer, run: Run, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While events wait to be sent: the server knows nothing of it yet, or has cancelled nothing for it."""
+    names = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+    impatient = tuple({**dict(CHANNEL_OPTIONS), **dict.fromkeys(names, 500)}.items())
+    for module in ("intarsia.client", "intarsia.aio"):
+        monkeypatch.setattr(f"{module}.CHANNEL_OPTIONS", impatient)
+    lasting.endless = True
+    with FaultProxy(lasting.address.removeprefix("unix:")) as proxy:
+
+        def fail_then_finish() -> None:
+            lasting.begun.wait(10)
+            proxy.fail(fault)
+            for job in lasting.jobs.values():
+                job.state = pb.JOB_STATE_SUCCEEDED
+
+        failing = threading.Thread(target=fail_then_finish)
+        failing.start()
+        lasting_through_proxy = replace(lasting, address=proxy.address)
+        outcome = run(lasting_through_proxy)
+        failing.join()
+    assert outcome.result.image == picture()
+    assert outcome.sequences == list(range(1, EVENTS + 1))
+    assert len(lasting.jobs) == 1
+    assert lasting.watches
