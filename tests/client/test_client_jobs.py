@@ -83,7 +83,7 @@ def test_lists_and_single_jobs(lasting: LastingServer) -> None:
         assert [job.job_id for job in client.list_jobs(page_size=2)] == newest_first
         assert [page.page_token for page in lasting.pages] == ["", "2", "4"]
         assert [job.job_id for job in client.list_jobs(["failed"])] == ["job-4", "job-2"]
-        with pytest.raises(RequestError, match="unknown state 'fialed'. Did you mean 'failed'"):
+        with pytest.raises(RequestError, match=r"unknown state 'fialed'\. Did you mean 'failed'"):
             client.list_jobs(["fialed"])
         assert state_name(client.get_job("job-1")) == "running"
         assert state_name(client.cancel_job("job-1")) == "cancelled"

@@ -24,9 +24,7 @@ from intarsia.jobs import state_name, state_names
 
 __all__ = ["app"]
 
-app = typer.Typer(
-    name="jobs", no_args_is_help=True, help="Jobs that a server keeps."
-)
+app = typer.Typer(name="jobs", no_args_is_help=True, help="Jobs that a server keeps.")
 
 JobArgument: TypeAlias = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or how it begins.")]
 JsonOption: TypeAlias = Annotated[
