@@ -14,14 +14,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from intarsia.aio import AsyncClient, AsyncStylization
-    from intarsia.client import Client, Stylization
+    from intarsia.aio import AsyncClient
+    from intarsia.aio_stylization import AsyncStylization
+    from intarsia.client import Client
     from intarsia.embedded import EmbeddedServer
     from intarsia.errors import IntarsiaError, RequestError
     from intarsia.evaluation import build_evaluation
+    from intarsia.jobs import state_name, state_names
     from intarsia.request import build_request, method_names
     from intarsia.result import Result
     from intarsia.segmentation import build_segment_request, model_names
+    from intarsia.stylization import Stylization
     from intarsia.version import __version__
 
 __all__ = [
@@ -39,23 +42,27 @@ __all__ = [
     "build_segment_request",
     "method_names",
     "model_names",
+    "state_name",
+    "state_names",
 ]
 
 _HOMES = {
     "AsyncClient": "aio",
-    "AsyncStylization": "aio",
+    "AsyncStylization": "aio_stylization",
     "Client": "client",
     "EmbeddedServer": "embedded",
     "IntarsiaError": "errors",
     "RequestError": "errors",
     "Result": "result",
-    "Stylization": "client",
+    "Stylization": "stylization",
     "__version__": "version",
     "build_evaluation": "evaluation",
     "build_request": "request",
     "build_segment_request": "segmentation",
     "method_names": "request",
     "model_names": "segmentation",
+    "state_name": "jobs",
+    "state_names": "jobs",
 }
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self, Unpack
+from weakref import WeakSet
 
 import grpc
 from grpc import aio
 
+from intarsia.aio_stylization import AsyncStylization, fetch_result
+from intarsia.attachment import Attachment
 from intarsia.channel import CHANNEL_OPTIONS, check_address
+from intarsia.download import Download
 from intarsia.embedded import EmbeddedServer
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.evaluation import EvaluationOptions, build_evaluation
 from intarsia.images import ImageSource
-from intarsia.request import StylizeOptions, build_request
+from intarsia.jobs import build_list_request
+from intarsia.patience import REATTACH_SECONDS, Patience
+from intarsia.request import StylizeOptions, build_request, with_request_id
 from intarsia.result import Result, ResultAssembler
 from intarsia.segmentation import SegmentationOptions, build_segment_request
 from intarsia.v1 import style_transfer_pb2 as pb
@@ -31,6 +37,8 @@ class AsyncClient:
     Args:
         address: "HOST:PORT" or "unix:PATH".
         credentials: For TLS; None: plain text.
+        reattach_seconds: How long a job is held on to while the server cannot be reached, from its last event on; 0: a
+            broken connection is the end of it.
 
     Raises:
         RequestError: The address has neither form.
@@ -50,7 +58,13 @@ class AsyncClient:
         2
     """
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        reattach_seconds: float = REATTACH_SECONDS,
+    ) -> None:
         self.address = check_address(address)
         self._channel = (
             aio.insecure_channel(address, CHANNEL_OPTIONS)
@@ -58,6 +72,8 @@ class AsyncClient:
             else aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
         )
         self._stub = StyleTransferServiceStub(self._channel)
+        self._reattach_seconds = reattach_seconds
+        self._open_jobs: WeakSet[AsyncStylization] = WeakSet()
 
     @classmethod
     @asynccontextmanager
@@ -70,7 +86,7 @@ class AsyncClient:
         server = EmbeddedServer()
         try:
             await asyncio.to_thread(server.start)
-            async with cls(server.address) as client:
+            async with cls(server.address, reattach_seconds=0) as client:  # such a server does not come back
                 yield client
         finally:
             await asyncio.to_thread(server.stop)
@@ -80,13 +96,16 @@ class AsyncClient:
         content: ImageSource,
         *,
         timeout: float | None = None,  # noqa: ASYNC109 (the call's deadline: the server hears of it)
+        wait_when_busy: float = 0,
         **options: Unpack[StylizeOptions],
     ) -> AsyncStylization:
         """Starts a job; `build_request` says what the options are.
 
         Args:
             content: The content image.
-            timeout: Seconds until the job is given up (the call's deadline); None: never.
+            timeout: Seconds until the job is given up, waiting and breaks included; None: never.
+            wait_when_busy: How many seconds to try again for while the server refuses the job for a full queue or a
+                used up quota, after the delays that it names.
             options: As of `build_request`.
 
         Raises:
@@ -94,11 +113,86 @@ class AsyncClient:
             OSError: A file that cannot be read.
         """
         request = await asyncio.to_thread(build_request, content, **options)  # reads files
-        return self.start(request, timeout)
+        return self.start(request, timeout, wait_when_busy)
 
-    def start(self, request: pb.StylizeRequest, timeout: float | None = None) -> AsyncStylization:
+    def start(
+        self, request: pb.StylizeRequest, timeout: float | None = None, wait_when_busy: float = 0
+    ) -> AsyncStylization:
         """Starts the job of a ready-made request; otherwise as `stylize`."""
-        return AsyncStylization(request, self._stub.Stylize(request, timeout=timeout))
+        attachment = Attachment(
+            detached=request.on_disconnect == pb.ON_DISCONNECT_DETACH,
+            timeout=timeout,
+            reattach_seconds=self._reattach_seconds,
+            wait_when_busy=wait_when_busy,
+        )
+        return self._opened(AsyncStylization(self._stub, attachment, with_request_id(request)))
+
+    def watch(self, job_id: str, after_sequence: int = 0, *, timeout: float | None = None) -> AsyncStylization:
+        """Listens to a job, whoever sent it; leaving it does nothing to the job.
+
+        Args:
+            job_id: The server's name for it.
+            after_sequence: The number of the last event that is not wanted; 0: all that are kept.
+            timeout: Seconds until it is given up; None: never.
+        """
+        attachment = Attachment(job_id, after_sequence, timeout=timeout, reattach_seconds=self._reattach_seconds)
+        return self._opened(AsyncStylization(self._stub, attachment))
+
+    async def result(self, job_id: str, timeout: float | None = None) -> Result:  # noqa: ASYNC109
+        """Fetches the picture of a job that succeeded; after a break, what is left of it.
+
+        Args:
+            job_id: The server's name for it.
+            timeout: Seconds until it is given up; None: never.
+
+        Raises:
+            IntarsiaError: FAILED_PRECONDITION: the job has not ended; the job's own status if it failed or was
+                cancelled; NOT_FOUND: there is no such job, or its result is not kept any more; DATA_LOSS: the picture
+                did not arrive whole; or the call failed.
+        """
+        download = Download(job_id, Patience(timeout, self._reattach_seconds))
+        await fetch_result(self._stub, download)
+        assembler = ResultAssembler()
+        download.fill_in(assembler)
+        return assembler.finish()
+
+    async def get_job(self, job_id: str, timeout: float | None = 10) -> pb.Job:  # noqa: ASYNC109
+        """Asks how a job stands.
+
+        Raises:
+            IntarsiaError: NOT_FOUND: there is no such job; or the call failed.
+        """
+        try:
+            return (await self._stub.GetJob(pb.GetJobRequest(job_id=job_id), timeout=timeout)).job
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def list_jobs(
+        self, states: Iterable[str] = (), *, page_size: int = 100, timeout: float | None = 10
+    ) -> AsyncIterator[pb.Job]:
+        """Gives the caller's jobs, newest first, a page at a time.
+
+        Args:
+            states: Those in one of these alone, of `state_names()`; empty: in any.
+            page_size: 1 to 1000.
+            timeout: Seconds for each page.
+
+        Raises:
+            RequestError: A state that does not exist.
+            IntarsiaError: A call failed.
+        """
+        return self._pages(build_list_request(states, page_size), timeout)
+
+    async def cancel_job(self, job_id: str, timeout: float | None = 10) -> pb.Job:  # noqa: ASYNC109
+        """Cancels a job, without effect once it has ended, and returns how it stands.
+
+        Raises:
+            IntarsiaError: NOT_FOUND: there is no such job; or the call failed.
+        """
+        try:
+            return (await self._stub.CancelJob(pb.CancelJobRequest(job_id=job_id), timeout=timeout)).job
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
 
     async def segment(
         self,
@@ -208,8 +302,25 @@ class AsyncClient:
             raise IntarsiaError(grpc.StatusCode.UNAVAILABLE, message) from error
 
     async def close(self) -> None:
-        """Closes the connection and cancels the jobs that are still running on it."""
+        """Closes the connection and cancels the jobs that are still running on it, but for detached ones."""
+        await asyncio.gather(*(job.close() for job in list(self._open_jobs)))
         await self._channel.close()
+
+    def _opened(self, job: AsyncStylization) -> AsyncStylization:
+        self._open_jobs.add(job)
+        return job
+
+    async def _pages(self, request: pb.ListJobsRequest, timeout: float | None) -> AsyncIterator[pb.Job]:  # noqa: ASYNC109
+        while True:
+            try:
+                page = await self._stub.ListJobs(request, timeout=timeout)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error) from error
+            for job in page.jobs:
+                yield job
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def __aenter__(self) -> Self:
         return self
@@ -218,70 +329,3 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-class AsyncStylization:
-    """A running job: iterate over its events, or ask for its result.
-
-    Leaving an `async with` block cancels a job that has not ended; so does cancelling the task that waits for it.
-
-    Attributes:
-        request: What was sent.
-    """
-
-    def __init__(
-        self, request: pb.StylizeRequest, call: aio.UnaryStreamCall[pb.StylizeRequest, pb.StylizeResponse]
-    ) -> None:
-        self.request = request
-        self._call = call
-        self._events = aiter(call)
-        self._assembler = ResultAssembler()
-        self._failure: IntarsiaError | None = None
-
-    def __aiter__(self) -> AsyncIterator[pb.StylizeResponse]:
-        return self
-
-    async def __anext__(self) -> pb.StylizeResponse:
-        """Returns the next event as soon as it arrives.
-
-        Raises:
-            IntarsiaError: The job failed, was cancelled or ran past its deadline.
-        """
-        if self._failure is not None:
-            raise self._failure  # gRPC's iterator would only say that it has ended
-        try:
-            response = await anext(self._events)
-        except grpc.RpcError as error:
-            self._failure = from_rpc_error(error)
-            raise self._failure from error
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # gRPC raises this for a cancelled call as well, which must not look like a cancelled task.
-            self._failure = IntarsiaError(grpc.StatusCode.CANCELLED, "the job was cancelled")
-            raise self._failure from error
-        self._assembler.add(response)
-        return response
-
-    async def result(self) -> Result:
-        """Waits for the job's end, passing over the events that were not iterated over, and returns its result.
-
-        Raises:
-            IntarsiaError: As `anext`; DATA_LOSS when the result did not arrive whole.
-        """
-        async for _ in self:
-            pass
-        return self._assembler.finish()
-
-    def cancel(self) -> None:
-        """Cancels the job, here and on the server; without effect once it has ended."""
-        self._call.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Protocol, Self, Unpack
+from typing import Self, Unpack
+from weakref import WeakSet
 
 import grpc
 
+from intarsia.attachment import Attachment
 from intarsia.channel import CHANNEL_OPTIONS, check_address
+from intarsia.download import Download
 from intarsia.embedded import EmbeddedServer
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.evaluation import EvaluationOptions, build_evaluation
 from intarsia.images import ImageSource
-from intarsia.request import StylizeOptions, build_request
+from intarsia.jobs import build_list_request
+from intarsia.patience import REATTACH_SECONDS, Patience
+from intarsia.request import StylizeOptions, build_request, with_request_id
 from intarsia.result import Result, ResultAssembler
 from intarsia.segmentation import SegmentationOptions, build_segment_request
+from intarsia.stylization import Stylization, fetch_result
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 
@@ -29,6 +35,8 @@ class Client:
     Args:
         address: "HOST:PORT" or "unix:PATH".
         credentials: For TLS; None: plain text.
+        reattach_seconds: How long a job is held on to while the server cannot be reached, from its last event on; 0: a
+            broken connection is the end of it.
 
     Raises:
         RequestError: The address has neither form.
@@ -46,7 +54,13 @@ class Client:
         >>> result.save("out.png")
     """
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        reattach_seconds: float = REATTACH_SECONDS,
+    ) -> None:
         self.address = check_address(address)
         self._channel = (
             grpc.insecure_channel(address, CHANNEL_OPTIONS)
@@ -54,6 +68,8 @@ class Client:
             else grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
         )
         self._stub = StyleTransferServiceStub(self._channel)
+        self._reattach_seconds = reattach_seconds
+        self._open_jobs: WeakSet[Stylization] = WeakSet()
 
     @classmethod
     @contextmanager
@@ -63,28 +79,109 @@ class Client:
         Raises:
             IntarsiaError: The server is not installed or does not start.
         """
-        with EmbeddedServer() as server, cls(server.address) as client:
+        # Such a server does not come back.
+        with EmbeddedServer() as server, cls(server.address, reattach_seconds=0) as client:
             yield client
 
     def stylize(
-        self, content: ImageSource, *, timeout: float | None = None, **options: Unpack[StylizeOptions]
+        self,
+        content: ImageSource,
+        *,
+        timeout: float | None = None,
+        wait_when_busy: float = 0,
+        **options: Unpack[StylizeOptions],
     ) -> Stylization:
         """Starts a job; `build_request` says what the options are.
 
         Args:
             content: The content image.
-            timeout: Seconds until the job is given up (the call's deadline); None: never.
+            timeout: Seconds until the job is given up, waiting and breaks included; None: never.
+            wait_when_busy: How many seconds to try again for while the server refuses the job for a full queue or a
+                used up quota, after the delays that it names.
             options: As of `build_request`.
 
         Raises:
             RequestError: No request can be built from the options.
             OSError: A file that cannot be read.
         """
-        return self.start(build_request(content, **options), timeout)
+        return self.start(build_request(content, **options), timeout, wait_when_busy)
 
-    def start(self, request: pb.StylizeRequest, timeout: float | None = None) -> Stylization:
+    def start(self, request: pb.StylizeRequest, timeout: float | None = None, wait_when_busy: float = 0) -> Stylization:
         """Starts the job of a ready-made request; otherwise as `stylize`."""
-        return Stylization(request, self._stub.Stylize(request, timeout=timeout))
+        attachment = Attachment(
+            detached=request.on_disconnect == pb.ON_DISCONNECT_DETACH,
+            timeout=timeout,
+            reattach_seconds=self._reattach_seconds,
+            wait_when_busy=wait_when_busy,
+        )
+        return self._opened(Stylization(self._stub, attachment, with_request_id(request)))
+
+    def watch(self, job_id: str, after_sequence: int = 0, *, timeout: float | None = None) -> Stylization:
+        """Listens to a job, whoever sent it; leaving it does nothing to the job.
+
+        Args:
+            job_id: The server's name for it.
+            after_sequence: The number of the last event that is not wanted; 0: all that are kept.
+            timeout: Seconds until it is given up; None: never.
+        """
+        attachment = Attachment(job_id, after_sequence, timeout=timeout, reattach_seconds=self._reattach_seconds)
+        return self._opened(Stylization(self._stub, attachment))
+
+    def result(self, job_id: str, timeout: float | None = None) -> Result:
+        """Fetches the picture of a job that succeeded; after a break, what is left of it.
+
+        Args:
+            job_id: The server's name for it.
+            timeout: Seconds until it is given up; None: never.
+
+        Raises:
+            IntarsiaError: FAILED_PRECONDITION: the job has not ended; the job's own status if it failed or was
+                cancelled; NOT_FOUND: there is no such job, or its result is not kept any more; DATA_LOSS: the picture
+                did not arrive whole; or the call failed.
+        """
+        download = Download(job_id, Patience(timeout, self._reattach_seconds))
+        fetch_result(self._stub, download)
+        assembler = ResultAssembler()
+        download.fill_in(assembler)
+        return assembler.finish()
+
+    def get_job(self, job_id: str, timeout: float | None = 10) -> pb.Job:
+        """Asks how a job stands.
+
+        Raises:
+            IntarsiaError: NOT_FOUND: there is no such job; or the call failed.
+        """
+        try:
+            return self._stub.GetJob(pb.GetJobRequest(job_id=job_id), timeout=timeout).job
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def list_jobs(
+        self, states: Iterable[str] = (), *, page_size: int = 100, timeout: float | None = 10
+    ) -> Iterator[pb.Job]:
+        """Gives the caller's jobs, newest first, a page at a time.
+
+        Args:
+            states: Those in one of these alone, of `state_names()`; empty: in any.
+            page_size: 1 to 1000.
+            timeout: Seconds for each page.
+
+        Raises:
+            RequestError: A state that does not exist.
+            IntarsiaError: A call failed.
+        """
+        return self._pages(build_list_request(states, page_size), timeout)
+
+    def cancel_job(self, job_id: str, timeout: float | None = 10) -> pb.Job:
+        """Cancels a job, without effect once it has ended, and returns how it stands.
+
+        Raises:
+            IntarsiaError: NOT_FOUND: there is no such job; or the call failed.
+        """
+        try:
+            return self._stub.CancelJob(pb.CancelJobRequest(job_id=job_id), timeout=timeout).job
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
 
     def segment(
         self, content: ImageSource, *, timeout: float | None = None, **options: Unpack[SegmentationOptions]
@@ -189,8 +286,25 @@ class Client:
             raise IntarsiaError(grpc.StatusCode.UNAVAILABLE, message) from error
 
     def close(self) -> None:
-        """Closes the connection and cancels the jobs that are still running on it."""
+        """Closes the connection and cancels the jobs that are still running on it, but for detached ones."""
+        for job in list(self._open_jobs):
+            job.close()
         self._channel.close()
+
+    def _opened(self, job: Stylization) -> Stylization:
+        self._open_jobs.add(job)
+        return job
+
+    def _pages(self, request: pb.ListJobsRequest, timeout: float | None) -> Iterator[pb.Job]:
+        while True:
+            try:
+                page = self._stub.ListJobs(request, timeout=timeout)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error) from error
+            yield from page.jobs
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def __enter__(self) -> Self:
         return self
@@ -199,60 +313,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Call(Iterator[pb.StylizeResponse], Protocol):
-    def cancel(self) -> bool: ...
-
-
-class Stylization:
-    """A running job: iterate over its events, or ask for its result.
-
-    Leaving a `with` block cancels a job that has not ended.
-
-    Attributes:
-        request: What was sent.
-    """
-
-    def __init__(self, request: pb.StylizeRequest, call: _Call) -> None:
-        self.request = request
-        self._call = call
-        self._assembler = ResultAssembler()
-
-    def __iter__(self) -> Iterator[pb.StylizeResponse]:
-        return self
-
-    def __next__(self) -> pb.StylizeResponse:
-        """Returns the next event as soon as it arrives.
-
-        Raises:
-            IntarsiaError: The job failed, was cancelled or ran past its deadline.
-        """
-        try:
-            response = next(self._call)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-        self._assembler.add(response)
-        return response
-
-    def result(self) -> Result:
-        """Waits for the job's end, passing over the events that were not iterated over, and returns its result.
-
-        Raises:
-            IntarsiaError: As `next`; DATA_LOSS when the result did not arrive whole.
-        """
-        for _ in self:
-            pass
-        return self._assembler.finish()
-
-    def cancel(self) -> None:
-        """Cancels the job, here and on the server; without effect once it has ended."""
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()

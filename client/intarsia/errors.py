@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 __all__ = ["IntarsiaError", "RequestError", "from_rpc_error"]
 
 _DETAILS_KEY = "grpc-status-details-bin"
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
 
 
 class RequestError(ValueError):
@@ -54,7 +55,8 @@ def from_rpc_error(error: grpc.RpcError) -> IntarsiaError:
     """
     violations: list[tuple[str, str]] = []
     retry_after: float | None = None
-    for detail in _details(error.trailing_metadata() or ()):
+    metadata = tuple(error.trailing_metadata() or ())
+    for detail in _details(metadata):
         if detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
             bad_request = error_details_pb2.BadRequest()
             detail.Unpack(bad_request)
@@ -63,7 +65,15 @@ def from_rpc_error(error: grpc.RpcError) -> IntarsiaError:
             retry_info = error_details_pb2.RetryInfo()
             detail.Unpack(retry_info)
             retry_after = retry_info.retry_delay.ToTimedelta().total_seconds()
+    if retry_after is None:
+        retry_after = _pushback(metadata)
     return IntarsiaError(error.code(), error.details() or "no message", violations, retry_after)
+
+
+def _pushback(metadata: Iterable[Any]) -> float | None:
+    """Seconds from the header that gRPC's own retries heed; anything but a count of milliseconds says not to retry."""
+    text = next((value for key, value in metadata if key == _PUSHBACK_KEY), "")
+    return int(text) / 1000 if isinstance(text, str) and text.isdecimal() else None
 
 
 def _details(metadata: Iterable[Any]) -> list[Any]:

@@ -26,6 +26,7 @@ __all__ = [
     "method_names",
     "parse_label",
     "segment_of",
+    "with_request_id",
 ]
 
 DEFAULT_METHOD = "blended"
@@ -57,6 +58,7 @@ class StylizeOptions(SegmentationOptions, total=False):
     output_format: str
     parameters: Mapping[str, object]
     request_id: str
+    detach: bool
 
 
 def build_request(
@@ -81,6 +83,7 @@ def build_request(
     output_format: str = "png",
     parameters: Mapping[str, object] | None = None,
     request_id: str = "",
+    detach: bool = False,
 ) -> pb.StylizeRequest:
     """Builds a request; nothing is sent.
 
@@ -108,7 +111,8 @@ def build_request(
         parameters: More knobs by their names in the proto, as values or as text. A key is looked up in the method's
             message, in Optimization, then in Output; "LABEL.key" in the segment of that label:
             {"capped_gradients": True, "optimizer": "adam", "start_image": "start.png", "1.style_weight": 2}.
-        request_id: A UUID; a fresh one when empty.
+        request_id: A UUID; a fresh one when empty. A request that was sent before attaches to its job.
+        detach: The job goes on when nobody watches it.
 
     Returns:
         The request.
@@ -133,6 +137,7 @@ def build_request(
         paper=paper,
         encoder=encoder,
         precision=pb.Precision.ValueType(precisions[precision]),
+        on_disconnect=pb.ON_DISCONNECT_DETACH if detach else pb.ON_DISCONNECT_UNSPECIFIED,
     )
     set_segmentation(request, labels=labels, masks=masks, boxes=boxes, scribbles=scribbles, automatic=automatic)
     for key, number in (("seed", seed), ("preview_interval", preview_interval)):
@@ -144,6 +149,21 @@ def build_request(
         parameters or {},
     )
     return request
+
+
+def with_request_id(request: pb.StylizeRequest, *, fresh: bool = False) -> pb.StylizeRequest:
+    """Returns the request with an id, so that it can be sent again without running twice.
+
+    Args:
+        request: Stays as it is.
+        fresh: Another id than it has.
+    """
+    if request.request_id and not fresh:
+        return request
+    named = pb.StylizeRequest()
+    named.CopyFrom(request)
+    named.request_id = str(uuid.uuid4())
+    return named
 
 
 def method_names() -> list[str]:

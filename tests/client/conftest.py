@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from fake_server import FakeServer, Script, good_job, picture, serving
+from fake_server import FakeServer, Script, good_job, picture, running, serving
+from lasting_server import LastingServer
 from PIL import Image
 
 
@@ -37,6 +38,15 @@ def serve() -> Iterator[Callable[[Script], FakeServer]]:
 def server(serve: Callable[[Script], FakeServer]) -> FakeServer:
     """A server whose every job succeeds."""
     return serve(good_job)
+
+
+@pytest.fixture
+def lasting() -> Iterator[LastingServer]:
+    """A server that keeps its jobs, and whose streams break where a test says so."""
+    folder = Path(tempfile.mkdtemp(prefix="fake-"))
+    with running(LastingServer(f"unix:{folder / 'fake.sock'}")) as fake:
+        yield fake
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

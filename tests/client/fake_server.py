@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -18,6 +18,8 @@ from google.rpc import error_details_pb2, status_pb2
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceServicer, add_StyleTransferServiceServicer_to_server
 from PIL import Image
+
+Fake = TypeVar("Fake", bound="FakeServer")
 
 Script = Callable[[pb.StylizeRequest, grpc.ServicerContext], Iterable[Message]]
 
@@ -92,7 +94,12 @@ class FakeServer(StyleTransferServiceServicer):
 
 @contextmanager
 def serving(address: str, script: Script) -> Iterator[FakeServer]:
-    fake = FakeServer(address, script)
+    with running(FakeServer(address, script)) as fake:
+        yield fake
+
+
+@contextmanager
+def running(fake: Fake) -> Iterator[Fake]:
     server = grpc.server(futures.ThreadPoolExecutor(4))
     add_StyleTransferServiceServicer_to_server(fake, server)
     server.add_insecure_port(fake.address)

@@ -144,10 +144,10 @@ def test_full_queue_says_when_to_come_back(serve: Serve, run: Run) -> None:
 def test_details_that_cannot_be_read_do_not_hide_the_error(serve: Serve, run: Run) -> None:
     def script(request: pb.StylizeRequest, context: grpc.ServicerContext) -> Iterator[Message]:
         context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff"),))
-        context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
+        context.abort(grpc.StatusCode.INTERNAL, "a defect")
         yield completed()
 
-    with pytest.raises(IntarsiaError, match="UNAVAILABLE: draining"):
+    with pytest.raises(IntarsiaError, match="INTERNAL: a defect"):
         run(serve(script))
 
 

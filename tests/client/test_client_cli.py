@@ -14,12 +14,15 @@ from fake_server import (
     FakeServer,
     Script,
     completed,
+    event_field,
     good_job,
     picture,
+    progress,
     result_chunks,
     result_header,
 )
 from google.protobuf.message import Message
+from intarsia.cli.history import TOTAL, History
 from intarsia.v1 import style_transfer_pb2 as pb
 from PIL import Image
 
@@ -232,3 +235,40 @@ def test_plain_lines_are_few(serve: Serve, pictures: Path) -> None:
     assert "stage 2 of 2: smoothing, 200 steps\nsmoothing 20/200  loss 0.05\n" in done.stderr
     assert done.stderr.count("smoothing ") == 10
     assert done.stderr.count("vanilla ") == 10
+
+
+def interrupted(request: pb.StylizeRequest, context: grpc.ServicerContext) -> Iterator[Message]:
+    """A job whose worker dies in its second stage, after a checkpoint, and whose client has missed events."""
+    yield pb.AcceptedEvent(job_id="job-1", request_id=request.request_id, width=60, height=40)
+    yield pb.StageEvent(stage="coarse", stage_count=2, total_steps=2)
+    yield progress(1, stage="coarse")
+    job = pb.Job(job_id="job-1", state=pb.JOB_STATE_RUNNING, fraction=0.5)
+    yield pb.SnapshotEvent(job=job, progress=progress(2, stage="coarse"))
+    yield pb.StageEvent(stage="blend", index=1, stage_count=2, total_steps=4)
+    for step in (1, 2, 3):
+        yield progress(step, 4, stage="blend")
+    yield pb.ResumedEvent(stage="blend", step=1)
+    for step in (2, 3, 4):
+        yield progress(step, 4, stage="blend")
+    yield result_header(picture(), request)
+    yield completed()
+
+
+def test_an_interrupted_job_is_shown_as_such(serve: Serve, pictures: Path) -> None:
+    done = stylize(serve(interrupted), "-o", "out.png")
+    assert done.exit_code == 0, done.stderr
+    assert "running: coarse 2/2\n" in done.stderr
+    assert "the job was interrupted and goes on after blend 1\n" in done.stderr
+    assert done.stderr.count("blend 3/4") == 2
+
+
+def test_a_plot_has_no_step_twice() -> None:
+    history = History()
+    for event in interrupted(pb.StylizeRequest(), None):  # type: ignore[arg-type]
+        response = pb.StylizeResponse()
+        getattr(response, event_field(event)).CopyFrom(event)
+        history(response)
+    assert [[step for step, _ in curve] for curve in history.curves[TOTAL]] == [[1], [2, 3, 4, 5]]
+    history(pb.StylizeResponse(resumed=pb.ResumedEvent()))
+    assert (history.stages, history.steps) == ([], 0)
+    assert all(not curve for curves in history.curves.values() for curve in curves)

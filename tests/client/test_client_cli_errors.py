@@ -131,9 +131,10 @@ def test_fields_are_named_as_they_were_typed(serve: Serve, pictures: Path) -> No
         (grpc.StatusCode.INVALID_ARGUMENT, 2),
         (grpc.StatusCode.FAILED_PRECONDITION, 2),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, 1),
-        (grpc.StatusCode.UNAVAILABLE, 1),
+        (grpc.StatusCode.ALREADY_EXISTS, 2),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, 1),
         (grpc.StatusCode.INTERNAL, 1),
-        (grpc.StatusCode.CANCELLED, 1),
+        (grpc.StatusCode.CANCELLED, 130),
     ],
 )
 def test_exit_codes(serve: Serve, pictures: Path, code: grpc.StatusCode, exit_code: int) -> None:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from intarsia.cli import demo, estimate, evaluate, info, segment, serve, stylize
+from intarsia.cli import demo, estimate, evaluate, info, jobs, segment, serve, stylize
 from intarsia.cli.failures import Commands
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ for command in (
     demo.demo,
 ):
     app.command()(command)
+app.add_typer(jobs.app)
 
 
 def main() -> None:

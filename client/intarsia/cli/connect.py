@@ -12,9 +12,9 @@ import typer
 
 from intarsia.client import Client
 from intarsia.embedded import EmbeddedServer
-from intarsia.errors import IntarsiaError
+from intarsia.errors import IntarsiaError, RequestError
 
-__all__ = ["ServerOption", "open_client"]
+__all__ = ["LastingServerOption", "ServerOption", "lasting_server", "open_client"]
 
 ServerOption: TypeAlias = Annotated[
     str | None,
@@ -24,10 +24,28 @@ ServerOption: TypeAlias = Annotated[
         help="The server, HOST:PORT or unix:PATH. Without one, a private server runs for this command alone.",
     ),
 ]
+LastingServerOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", envvar="INTARSIA_SERVER", help="The server, HOST:PORT or unix:PATH. Required."),
+]
 
 _CONNECT_TIMEOUT = 10
 # Codes for which the private server's log may know more.
 _SERVER_FAULTS = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
+
+
+def lasting_server(server: str | None, purpose: str) -> str:
+    """Returns `server`, for what a private one cannot do.
+
+    Raises:
+        RequestError: None was named.
+    """
+    if server is None:
+        raise RequestError(
+            f"{purpose} needs a running server: name it with --server or INTARSIA_SERVER "
+            "(a private server ends with its command, and its jobs with it)"
+        )
+    return server
 
 
 @contextmanager
@@ -45,7 +63,8 @@ def open_client(server: str | None) -> Iterator[Client]:
             yield client
         return
     sys.stderr.write("starting a private server\n")
-    with EmbeddedServer() as embedded, Client(embedded.address) as client:
+    # Such a server does not come back.
+    with EmbeddedServer() as embedded, Client(embedded.address, reattach_seconds=0) as client:
         try:
             yield client
         except IntarsiaError as error:

@@ -11,6 +11,7 @@ import grpc
 import typer
 from typer.core import TyperGroup
 
+from intarsia.cli.notices import show_notices
 from intarsia.errors import IntarsiaError, RequestError
 
 __all__ = ["CANCELLED", "FAILED", "USAGE", "Commands"]
@@ -20,7 +21,12 @@ USAGE = 2
 CANCELLED = 130
 
 # What stays wrong until the caller changes something.
-_USAGE_CODES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
+_USAGE_CODES = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.NOT_FOUND,
+)
 _USAGE_OS_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -29,6 +35,7 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Runs a command; expected errors become a message on stderr and an exit code."""
+        show_notices()
         with _reported():
             return super().invoke(ctx)
 
@@ -40,12 +47,18 @@ def _reported() -> Iterator[None]:
     except RequestError as error:
         raise _exit(USAGE, [str(error)]) from error
     except IntarsiaError as error:
-        raise _exit(USAGE if error.code in _USAGE_CODES else FAILED, _lines(error)) from error
+        raise _exit(_exit_code(error), _lines(error)) from error
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise _exit(USAGE if isinstance(error, _USAGE_OS_ERRORS) else FAILED, [message]) from error
     except KeyboardInterrupt as error:
         raise _exit(CANCELLED, ["cancelled"]) from error
+
+
+def _exit_code(error: IntarsiaError) -> int:
+    if error.code is grpc.StatusCode.CANCELLED:
+        return CANCELLED
+    return USAGE if error.code in _USAGE_CODES else FAILED
 
 
 def _lines(error: IntarsiaError) -> list[str]:

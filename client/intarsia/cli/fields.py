@@ -23,6 +23,7 @@ _FLAGS = {
     "segments": "--style",
     "preview_interval": "--preview-every",
     "seed": "--seed",
+    "request_id": "--request-id",
 }
 _KNOB_FLAGS = {"steps": "--steps", "until": "--until", "size": "--size", "format": "--output"}
 

@@ -41,8 +41,21 @@ class History:
                     curves.append([])
             case "progress":
                 self._add_progress(response.progress)
+            case "resumed":
+                self._forget_after(response.resumed)
             case "preview":
                 self.previews.append((self._start + response.preview.step, response.preview.image.data))
+
+    def _forget_after(self, resumed: pb.ResumedEvent) -> None:
+        """Drops the steps that are taken again; a stage that begins anew is announced anew."""
+        while self.stages and self.stages[-1][0] != resumed.stage:
+            self.stages.pop()
+            for curves in self.curves.values():
+                curves.pop()
+        self.steps = self._start + resumed.step
+        for curves in self.curves.values():
+            curves[-1:] = [[(step, value) for step, value in curve if step <= self.steps] for curve in curves[-1:]]
+        self.previews = [(step, image) for step, image in self.previews if step <= self.steps]
 
     @property
     def _start(self) -> int:

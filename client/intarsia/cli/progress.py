@@ -12,6 +12,7 @@ from rich.text import Text
 
 from intarsia.cli.job import Listener
 from intarsia.cli.notices import warning_line
+from intarsia.jobs import state_name
 from intarsia.v1 import style_transfer_pb2 as pb
 
 __all__ = ["progress_display"]
@@ -44,6 +45,7 @@ class _PlainLines:
             case "progress":
                 self._progress(response.progress)
             case _:
+                self._tenth = 0 if response.HasField("resumed") else self._tenth  # steps are taken again
                 text = _notice(response)
                 if text:
                     _say(text)
@@ -82,6 +84,12 @@ class _Bar(Progress):
                 stage = response.stage
                 self._stage = f"{stage.stage} ({stage.index + 1} of {stage.stage_count})"
                 self.update(self._task, description=self._stage)
+            case "snapshot" if response.snapshot.HasField("stage"):
+                stage = response.snapshot.stage
+                self._stage = f"{stage.stage} ({stage.index + 1} of {stage.stage_count})"
+                self.update(
+                    self._task, total=1, completed=response.snapshot.job.fraction, description=_notice(response)
+                )
             case "progress":
                 progress = response.progress
                 self._losses.plain = _losses(progress)
@@ -89,7 +97,7 @@ class _Bar(Progress):
                 self.update(
                     self._task, total=1, completed=progress.fraction, description=description, eta=_eta(progress)
                 )
-            case "warning":
+            case "warning" | "resumed":
                 self.console.print(Text(_notice(response), style="yellow"))
             case _:
                 text = _notice(response)
@@ -107,7 +115,21 @@ def _notice(response: pb.StylizeResponse) -> str:
             return f"queued{_queue(response.queued.queue_position) or ': next'}"
         case "warning":
             return warning_line(response.warning)
+        case "snapshot":
+            return _standing(response.snapshot)
+        case "resumed":
+            resumed = response.resumed
+            place = f"goes on after {resumed.stage} {resumed.step}" if resumed.stage else "begins anew"
+            return f"the job was interrupted and {place}"
     return ""
+
+
+def _standing(snapshot: pb.SnapshotEvent) -> str:
+    """Where a job is by now, in place of the events that are not kept any more."""
+    if not snapshot.HasField("progress"):
+        return f"{state_name(snapshot.job)}{_queue(snapshot.job.queue_position)}"
+    progress = snapshot.progress
+    return f"{state_name(snapshot.job)}: {progress.stage} {progress.step}/{progress.total_steps}"
 
 
 def _queue(position: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from intarsia.cli.connect import ServerOption, open_client
+from intarsia.cli.connect import ServerOption, lasting_server, open_client
 from intarsia.cli.events import STDOUT, events_file
 from intarsia.cli.fields import with_typed_names
 from intarsia.cli.history import History
-from intarsia.cli.job import Listener, follow
+from intarsia.cli.job import Listener, follow, submit
 from intarsia.cli.job_options import (
     EncoderOption,
     MethodOption,
@@ -31,7 +32,7 @@ from intarsia.cli.plotting import SUFFIXES, require_matplotlib, write_plot
 from intarsia.cli.previews import preview_files
 from intarsia.cli.progress import progress_display
 from intarsia.cli.segmentation import AutoOption, BoxOption, LabelsOption, MaskOption, ScribblesOption, choose
-from intarsia.errors import IntarsiaError
+from intarsia.errors import IntarsiaError, RequestError
 from intarsia.request import DEFAULT_METHOD, PAPER_METHOD, build_request, parse_label
 
 __all__ = ["stylize"]
@@ -72,9 +73,19 @@ def stylize(
             help="Write each event as a JSON line; '-': to stdout, and the result's path to stderr instead.",
         ),
     ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave the job to the server, and print its id.")] = False,
+    request_id: Annotated[
+        str, typer.Option(metavar="UUID", help="The same again attaches to the same job.", show_default="a fresh one")
+    ] = "",
+    wait_when_busy: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Try again for so long while the server's queue is full.", min=0)
+    ] = 0,
     parameters: SetOption = None,
 ) -> None:
     """Give every segment of CONTENT its own style, and print the result's path."""
+    if detach:
+        server = lasting_server(server, "--detach")
+        _refuse_listeners(previews, plot, events)
     choice = choose(labels, mask, box, scribbles, auto)
     styles = parse_pairs("--style", style, expected="LABEL=STYLE")
     method = method or (PAPER_METHOD if paper else DEFAULT_METHOD)
@@ -97,6 +108,8 @@ def stylize(
         preview_interval=preview_every or (_PREVIEW_EVERY if previews or plot else 0),
         output_format=IMAGE_FORMATS.get(target.suffix.lower(), "png"),
         parameters=parse_pairs("--set", parameters or []),
+        request_id=request_id,
+        detach=detach,
     )
     check_output(target, IMAGE_FORMATS)
     history = History()
@@ -108,8 +121,13 @@ def stylize(
             listeners.append(stack.enter_context(events_file(events)))
         client = stack.enter_context(open_client(server))
         try:
+            if detach:
+                job_id = submit(client, request, wait_when_busy)
+                sys.stderr.write(f"once it is done: intarsia jobs result {job_id} -o {shlex.quote(str(target))}\n")
+                typer.echo(job_id)
+                return
             with progress_display() as show:
-                result = follow(client, request, [*listeners, show])
+                result = follow(client, request, [*listeners, show], wait_when_busy)
         except IntarsiaError as error:
             typed_styles = {parse_label(label): f"{label}={look}" for label, look in styles.items()}
             raise with_typed_names(error, typed_styles, choice.typed) from error
@@ -120,3 +138,9 @@ def stylize(
     reused = f"; {cached} of {targets} style targets from the cache" if cached else ""
     sys.stderr.write(f"done in {result.run_time.total_seconds():.1f} s{reused}\n")
     typer.echo(target, err=events == STDOUT)
+
+
+def _refuse_listeners(previews: Path | None, plot: Path | None, events: Path | None) -> None:
+    for flag, value in (("--previews", previews), ("--plot", plot), ("--events", events)):
+        if value is not None:
+            raise RequestError(f"{flag} needs somebody who watches: leave it out, or --detach")

@@ -36,6 +36,8 @@ def build_server(servicer: StyleTransferServicer, health: Health, *, max_message
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
+            # Clients ask every 20 s whether the network is still there; gRPC would take that for an attack.
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             # Two servers on one port would share its calls in silence.
             ("grpc.so_reuseport", 0),
         ],
