@@ -151,7 +151,7 @@ class Jobs(RuleBasedStateMachine):
 
     @invariant()
     def every_job_is_there_and_what_has_ended_stays_as_it_is(self) -> None:
-        for seed, job_id in self.accepted.items():
+        for job_id in self.accepted.values():
             found = self.do(self.bench.manager.get(job_id, ""))
             if isinstance(found, JobRecord):
                 assert found.state.ended
@@ -178,7 +178,7 @@ class Jobs(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.do(self.bench.stop())
         self.restart()
-        for seed, job_id in self.accepted.items():
+        for job_id in self.accepted.values():
             found = self.do(self.bench.manager.get(job_id, ""))
             assert isinstance(found, JobRecord)
             assert found.state.ended

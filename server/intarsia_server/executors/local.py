@@ -49,7 +49,6 @@ class LocalExecutor(Executor):
         self, request: Work, cancel: asyncio.Event, checkpoint: Path | None = None
     ) -> AsyncGenerator[ExecutorEvent, None]:
         """Runs one request on the next idle worker."""
-        del checkpoint  # a worker keeps none yet
         worker = await self._next_idle(cancel)
         try:
             async for event in worker.run(request, cancel, checkpoint):

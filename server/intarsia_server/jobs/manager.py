@@ -24,6 +24,7 @@ from intarsia_server.executors.base import (
     SegmentedEvent,
     WorkerDiedError,
 )
+from intarsia_server.executors.checkpoint_files import remove_checkpoint
 from intarsia_server.jobs.archive import Archive
 from intarsia_server.jobs.events import (
     AcceptedEvent,
@@ -549,7 +550,7 @@ class JobManager:
         """Nothing more follows from this server: tells everybody."""
         self._drop(job)
         if job.state.ended:
-            (self._checkpoints / job.job_id).unlink(missing_ok=True)
+            remove_checkpoint(self._checkpoints / job.job_id)
             seconds = time.time() - (job.began_at or job.created_at)
             log.info("job %s %s after %.1f s%s", job.job_id, job.state, seconds, f": {error}" if error else "")
         for observer in self._observers:
