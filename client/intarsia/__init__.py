@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from intarsia.aio import AsyncClient, AsyncStylization
     from intarsia.client import Client, Stylization
+    from intarsia.credentials import tls_credentials
     from intarsia.embedded import EmbeddedServer
     from intarsia.errors import IntarsiaError, RequestError
     from intarsia.evaluation import build_evaluation
@@ -39,6 +40,7 @@ __all__ = [
     "build_segment_request",
     "method_names",
     "model_names",
+    "tls_credentials",
 ]
 
 _HOMES = {
@@ -56,6 +58,7 @@ _HOMES = {
     "build_segment_request": "segmentation",
     "method_names": "request",
     "model_names": "segmentation",
+    "tls_credentials": "credentials",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Protocol, Self, Unpack
 import grpc
 
 from intarsia.channel import CHANNEL_OPTIONS, check_address
+from intarsia.credentials import check_token, with_token
 from intarsia.embedded import EmbeddedServer
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.evaluation import EvaluationOptions, build_evaluation
@@ -28,10 +29,11 @@ class Client:
 
     Args:
         address: "HOST:PORT" or "unix:PATH".
-        credentials: For TLS; None: plain text.
+        credentials: For TLS, from `tls_credentials`; None: plain text.
+        token: For a server that lets nobody in without; in plain text for loopback and Unix sockets alone.
 
     Raises:
-        RequestError: The address has neither form.
+        RequestError: The address has neither form, or the token may not go there.
 
     Example:
         `address` is that of a running server, and the pictures lie in the working folder:
@@ -46,14 +48,18 @@ class Client:
         >>> result.save("out.png")
     """
 
-    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(
+        self, address: str, credentials: grpc.ChannelCredentials | None = None, token: str | None = None
+    ) -> None:
         self.address = check_address(address)
+        if token is not None:
+            check_token(token, address, credentials)
         self._channel = (
             grpc.insecure_channel(address, CHANNEL_OPTIONS)
             if credentials is None
             else grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
         )
-        self._stub = StyleTransferServiceStub(self._channel)
+        self._stub = StyleTransferServiceStub(with_token(self._channel, token))
 
     @classmethod
     @contextmanager

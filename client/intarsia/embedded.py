@@ -25,6 +25,8 @@ __all__ = ["EmbeddedServer", "require_server_packages"]
 
 _SERVER_PACKAGES = ("intarsia_server", "torch", "numpy", "cv2", "pydantic_settings", "grpc_health")
 _SOCKET_PATH_LIMIT = 100  # bytes; the kernels' own are 104 and 108
+# Whoever may open its socket's folder may enter; what this environment says about another server is not for this one.
+_OTHERS_ACCESS = ("INTARSIA_TLS_CERTIFICATE", "INTARSIA_TLS_KEY", "INTARSIA_TLS_CLIENT_CA", "INTARSIA_TOKENS_FILE")
 _LOG = "server.log"
 _LOG_LINES = 15
 
@@ -108,9 +110,12 @@ class EmbeddedServer:
 
     def _launch(self, folder: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "intarsia_server", "--address", self.address, "--exit-with-stdin"]
+        environment = {name: value for name, value in os.environ.items() if name not in _OTHERS_ACCESS}
         with (folder / _LOG).open("wb") as log:
             # A session of its own: Ctrl-C is for this process to handle.
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
 
     def _failure(self, message: str) -> IntarsiaError:
         log = self.log_tail()

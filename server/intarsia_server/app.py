@@ -21,6 +21,8 @@ from intarsia_server.executors.base import ExecutorStartError
 from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.messages import WorkerConfig
 from intarsia_server.jobs.manager import JobManager
+from intarsia_server.rpc.access import Access
+from intarsia_server.rpc.certificates import AccessFileError
 from intarsia_server.rpc.server import Health, build_server
 from intarsia_server.rpc.servicer import StyleTransferServicer
 from intarsia_server.settings import Settings
@@ -43,10 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{place}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s server %(message)s")
-    return asyncio.run(serve(settings, exit_with_stdin=options.exit_with_stdin))
+    try:
+        access = Access(settings)
+    except AccessFileError as error:
+        log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
+        return 1
+    return asyncio.run(serve(settings, access, exit_with_stdin=options.exit_with_stdin))
 
 
-async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
+async def serve(settings: Settings, access: Access, *, exit_with_stdin: bool) -> int:
     """Serves until SIGTERM, SIGINT or the end of standard input, then drains."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -55,17 +62,19 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
     if exit_with_stdin:
         threading.Thread(target=_wait_for_stdin, args=(loop, stop), daemon=True).start()
 
+    if access.reloadable:
+        loop.add_signal_handler(signal.SIGHUP, access.reload)
     executor = LocalExecutor(_worker_configs(settings))
     jobs = JobManager(executor, capacity=settings.queue_capacity)
     health = Health()
     await health.set(False)
     servicer = StyleTransferServicer(jobs, executor, settings)
-    server = build_server(servicer, health, max_message_bytes=settings.max_message_bytes)
+    server = build_server(servicer, health, access, max_message_bytes=settings.max_message_bytes)
     if _answers(settings.address):
         log.error("cannot listen on %s: a server is listening there already", settings.address)
         return 1
     try:
-        server.add_insecure_port(settings.address)
+        access.listen(server, settings.address)
         await server.start()
     except RuntimeError as error:
         log.error("cannot listen on %s: %s", settings.address, error)  # noqa: TRY400 - no defect, no traceback

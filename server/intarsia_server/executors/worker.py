@@ -77,6 +77,7 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
     try:
         worker = _Worker(config)
     except (WeightsUnavailableError, RuntimeError) as error:
+        _log_cause(error)
         connection.send(Failed(ExecutorStartError(str(error))))
         return
     try:
@@ -152,6 +153,7 @@ class _Worker:
         except CancelledError:
             send(Failed(ExecutionCancelledError()))
         except (InvalidInputError, WeightsUnavailableError) as error:
+            _log_cause(error)
             send(Failed(error))
         except (torch.OutOfMemoryError, MemoryError):
             send(Failed(OutOfMemoryError("not enough memory on the device for a picture of this size")))
@@ -235,6 +237,12 @@ class _Worker:
             weights = load_weights(name, files=self.config.encoder_files, allow_download=self.config.allow_download)
             self._encoders[key] = Encoder(weights, device=self._device, precision=torch_dtype(precision))
         return self._encoders[key]
+
+
+def _log_cause(error: Exception) -> None:
+    """The cause may name a file of the server's, which is for its operator alone; so it does not cross to the front."""
+    if isinstance(error, WeightsUnavailableError) and error.__cause__ is not None:
+        log.warning("%s: %s", error, error.__cause__)
 
 
 class _Pace:
