@@ -41,7 +41,7 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
 
 async def _refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
     del requests
-    log.warning("refused %s: no token, or none that is known", context.peer())
+    log.warning("call from %s refused, without a token that is known", context.peer())
     await context.abort(grpc.StatusCode.UNAUTHENTICATED, "a valid token is needed")
 
 
