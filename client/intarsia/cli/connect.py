@@ -116,8 +116,13 @@ def open_client(server: str | None) -> Iterator[Client]:
     """
     if server is not None:
         access = _access.get()
-        with Client(server, access.credentials(), access.token()) as client:
-            client.wait_ready(_CONNECT_TIMEOUT)
+        credentials = access.credentials()
+        with Client(server, credentials, access.token()) as client:
+            try:
+                client.wait_ready(_CONNECT_TIMEOUT)
+            except IntarsiaError as error:
+                error.add_note("  without TLS (--tls-ca)" if credentials is None else "  over TLS")
+                raise
             yield client
         return
     sys.stderr.write("starting a private server\n")
