@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from intarsia.aio import AsyncClient
     from intarsia.aio_stylization import AsyncStylization
     from intarsia.client import Client
+    from intarsia.credentials import tls_credentials
     from intarsia.embedded import EmbeddedServer
     from intarsia.errors import IntarsiaError, RequestError
     from intarsia.evaluation import build_evaluation
@@ -44,6 +45,7 @@ __all__ = [
     "model_names",
     "state_name",
     "state_names",
+    "tls_credentials",
 ]
 
 _HOMES = {
@@ -63,6 +65,7 @@ _HOMES = {
     "model_names": "segmentation",
     "state_name": "jobs",
     "state_names": "jobs",
+    "tls_credentials": "credentials",
 }
 
 

@@ -15,6 +15,7 @@ from grpc import aio
 from intarsia.aio_stylization import AsyncStylization, fetch_result
 from intarsia.attachment import Attachment
 from intarsia.channel import CHANNEL_OPTIONS, check_address
+from intarsia.credentials import check_token, with_token
 from intarsia.download import Download
 from intarsia.embedded import EmbeddedServer
 from intarsia.errors import IntarsiaError, from_rpc_error
@@ -36,12 +37,13 @@ class AsyncClient:
 
     Args:
         address: "HOST:PORT" or "unix:PATH".
-        credentials: For TLS; None: plain text.
+        credentials: For TLS, from `tls_credentials`; None: plain text.
+        token: For a server that lets nobody in without; in plain text for loopback and Unix sockets alone.
         reattach_seconds: How long a job is held on to while the server cannot be reached, from its last event on; 0: a
             broken connection is the end of it.
 
     Raises:
-        RequestError: The address has neither form.
+        RequestError: The address has neither form, or the token may not go there.
 
     Example:
         `address` is that of a running server, and the pictures lie in the working folder:
@@ -62,16 +64,19 @@ class AsyncClient:
         self,
         address: str,
         credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
         *,
         reattach_seconds: float = REATTACH_SECONDS,
     ) -> None:
         self.address = check_address(address)
+        if token is not None:
+            check_token(token, address, credentials)
         self._channel = (
             aio.insecure_channel(address, CHANNEL_OPTIONS)
             if credentials is None
             else aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
         )
-        self._stub = StyleTransferServiceStub(self._channel)
+        self._stub = StyleTransferServiceStub(with_token(self._channel, token))
         self._reattach_seconds = reattach_seconds
         self._open_jobs: WeakSet[AsyncStylization] = WeakSet()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from intarsia.errors import RequestError
 
-__all__ = ["CHANNEL_OPTIONS", "check_address"]
+__all__ = ["CHANNEL_OPTIONS", "check_address", "is_local"]
 
 CHANNEL_OPTIONS = (
     # Pictures are larger than gRPC's 4 MiB; the server says what it refuses (max_message_bytes).
@@ -36,3 +38,14 @@ def check_address(address: str) -> str:
     if address.startswith("unix:") or (host and port.isdecimal() and "://" not in host):
         return address
     raise RequestError(f"address '{address}' is neither HOST:PORT nor unix:PATH")
+
+
+def is_local(address: str) -> bool:
+    """Whether what goes to this address stays on this machine: loopback, or a Unix socket."""
+    host = address.rpartition(":")[0].strip("[]")
+    if address.startswith("unix:") or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -25,6 +25,15 @@ __all__ = ["EmbeddedServer", "require_server_packages"]
 
 _SERVER_PACKAGES = ("intarsia_server", "torch", "numpy", "cv2", "pydantic_settings", "grpc_health")
 _SOCKET_PATH_LIMIT = 100  # bytes; the kernels' own are 104 and 108
+# What this environment says about a server that stays is not for this one: whoever may open its socket's folder may
+# enter, and two servers cannot have one data folder.
+_OF_OTHERS = (
+    "INTARSIA_DATA_DIR",
+    "INTARSIA_TLS_CERTIFICATE",
+    "INTARSIA_TLS_KEY",
+    "INTARSIA_TLS_CLIENT_CA",
+    "INTARSIA_TOKENS_FILE",
+)
 _LOG = "server.log"
 _LOG_LINES = 15
 
@@ -108,12 +117,11 @@ class EmbeddedServer:
 
     def _launch(self, folder: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "intarsia_server", "--address", self.address, "--exit-with-stdin"]
-        # What a server that stays keeps is none of this one's: two cannot have one folder.
-        environment = {name: value for name, value in os.environ.items() if name != "INTARSIA_DATA_DIR"}
+        environment = {name: value for name, value in os.environ.items() if name not in _OF_OTHERS}
         with (folder / _LOG).open("wb") as log:
             # A session of its own: Ctrl-C is for this process to handle.
             return subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment
+                command, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
 
     def _failure(self, message: str) -> IntarsiaError:

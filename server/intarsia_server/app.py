@@ -26,6 +26,8 @@ from intarsia_server.jobs.folder import DataFolder, DataFolderError
 from intarsia_server.jobs.manager import JobManager
 from intarsia_server.jobs.storage import StorageError
 from intarsia_server.jobs.store import StoreError
+from intarsia_server.rpc.access import Access
+from intarsia_server.rpc.certificates import AccessFileError
 from intarsia_server.rpc.errors import to_status
 from intarsia_server.rpc.requests import from_payload
 from intarsia_server.rpc.server import Health, build_server
@@ -50,10 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{place}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s server %(message)s")
-    return asyncio.run(serve(settings, exit_with_stdin=options.exit_with_stdin))
+    try:
+        access = Access(settings)
+    except AccessFileError as error:
+        log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
+        return 1
+    return asyncio.run(serve(settings, access, exit_with_stdin=options.exit_with_stdin))
 
 
-async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
+async def serve(settings: Settings, access: Access, *, exit_with_stdin: bool) -> int:
     """Serves until SIGTERM, SIGINT or the end of standard input, then drains."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -62,18 +69,20 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
     if exit_with_stdin:
         threading.Thread(target=_wait_for_stdin, args=(loop, stop), daemon=True).start()
 
+    if access.reloadable:
+        loop.add_signal_handler(signal.SIGHUP, access.reload)
     try:
         folder = DataFolder(settings.data_dir)
     except DataFolderError as error:
         log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
         return 1
     try:
-        return await _serve(settings, folder, stop)
+        return await _serve(settings, access, folder, stop)
     finally:
         folder.close()
 
 
-async def _serve(settings: Settings, folder: DataFolder, stop: asyncio.Event) -> int:
+async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: asyncio.Event) -> int:
     """Serves from that folder until told to stop."""
     loop = asyncio.get_running_loop()
     executor = LocalExecutor(_worker_configs(settings))
@@ -100,12 +109,12 @@ async def _serve(settings: Settings, folder: DataFolder, stop: asyncio.Event) ->
     health = Health()
     await health.set(False)
     servicer = StyleTransferServicer(jobs, executor, settings)
-    server = build_server(servicer, health, max_message_bytes=settings.max_message_bytes)
+    server = build_server(servicer, health, access, max_message_bytes=settings.max_message_bytes)
     if _answers(settings.address):
         log.error("cannot listen on %s: a server is listening there already", settings.address)
         return 1
     try:
-        server.add_insecure_port(settings.address)
+        access.listen(server, settings.address)
         await server.start()
     except RuntimeError as error:
         log.error("cannot listen on %s: %s", settings.address, error)  # noqa: TRY400 - no defect, no traceback

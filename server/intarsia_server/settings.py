@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
+from intarsia.channel import is_local
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -21,6 +22,10 @@ def _from_json(value: object) -> object:
         return json.loads(value)
     except ValueError as error:
         raise ValueError("is not JSON") from error
+
+
+_OptionalFile = Annotated[Path | None, BeforeValidator(lambda value: value or None)]
+"""A variable that is set to nothing names no file; the empty path would be the working folder."""
 
 
 class Settings(BaseSettings):
@@ -64,6 +69,15 @@ class Settings(BaseSettings):
     result_chunk_bytes: int = Field(2**20, ge=1024, description="Results above this size are sent in chunks of it.")
     heartbeat_seconds: float = Field(10.0, gt=0, description="Silence after which a stream gets a heartbeat.")
     drain_seconds: float = Field(30.0, ge=0, description="What running jobs are given after SIGTERM.")
+    tls_certificate: _OptionalFile = Field(None, description="Certificate chain to show, PEM; TLS is on with it.")
+    tls_key: _OptionalFile = Field(None, description="The certificate's key, PEM.")
+    tls_client_ca: _OptionalFile = Field(
+        None, description="Authorities, PEM; every client then needs a certificate of theirs."
+    )
+    tokens_file: _OptionalFile = Field(None, description="Hashes of tokens; every call then needs one of them.")
+    plaintext: Literal["refused", "allowed"] = Field(
+        "refused", description="Plain text on an address that is neither loopback nor a Unix socket."
+    )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
 
     @property
@@ -75,4 +89,22 @@ class Settings(BaseSettings):
     def _check_encoder(self) -> Self:
         if self.encoder not in self.encoders:
             raise ValueError(f"INTARSIA_ENCODER: {self.encoder!r} is none of {', '.join(self.encoders)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("INTARSIA_TLS_CERTIFICATE, INTARSIA_TLS_KEY: one is of no use without the other")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("INTARSIA_TLS_CLIENT_CA: of no use without INTARSIA_TLS_CERTIFICATE and INTARSIA_TLS_KEY")
+        if self.tls_certificate is not None or is_local(self.address):
+            return self
+        remedy = "set INTARSIA_TLS_CERTIFICATE and INTARSIA_TLS_KEY, or listen on loopback or a Unix socket"
+        if self.tokens_file is not None:
+            raise ValueError(f"INTARSIA_TOKENS_FILE: tokens do not go in plain text to {self.address}: {remedy}")
+        if self.plaintext == "refused":
+            raise ValueError(
+                f"INTARSIA_PLAINTEXT: anybody on the way could read and change what goes to {self.address}: {remedy}; "
+                "or say INTARSIA_PLAINTEXT=allowed"
+            )
         return self

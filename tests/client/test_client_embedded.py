@@ -66,6 +66,18 @@ def test_client_embedded(install: Install) -> None:
     assert not Path(client.address.removeprefix("unix:")).exists()
 
 
+def test_private_server_without_the_access_of_others(
+    install: Install, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = "import os\nassert not [n for n in os.environ if n.startswith(('INTARSIA_TLS_', 'INTARSIA_TOKENS'))]\n"
+    install(check + HEALTHY)
+    for name in ("TLS_CERTIFICATE", "TLS_KEY", "TLS_CLIENT_CA", "TOKENS_FILE"):
+        monkeypatch.setenv(f"INTARSIA_{name}", "/nowhere")
+    monkeypatch.setenv("INTARSIA_TOKEN", "two words: nothing that could be sent")
+    done = cli("stylize", "content.png", "--labels", "labels.png", *STYLES)
+    assert done.exit_code == 0, done.stderr
+
+
 def test_async_client_embedded(install: Install) -> None:
     package = install(HEALTHY)
 

@@ -200,6 +200,15 @@ def test_unreadable_file_is_refused(make: Callable[[Path], None], tmp_path: Path
         load_weights("mine", files={"mine": tmp_path / "weights.pth"})
 
 
+def test_a_fetch_that_fails_does_not_say_where_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file" / "home"))
+    (tmp_path / "file").touch()
+    with pytest.raises(WeightsUnavailableError, match=r"'torchvision'.*could not be fetched") as raised:
+        load_weights("torchvision", allow_download=True)
+    assert str(tmp_path) not in str(raised.value)
+    assert str(tmp_path) in str(raised.value.__cause__)
+
+
 def test_torchvision_is_not_fetched_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(WeightsUnavailableError, match=r"vgg19-dcbb9e9d\.pth is not in the torch hub cache"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
@@ -54,3 +56,10 @@ def start_server() -> Iterator[Callable[..., ServerProcess]]:
             return stack.enter_context(running_server(*arguments, **settings))  # type: ignore[arg-type]
 
         yield start
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Not tmp_path: with the test's name in it, it is too long for a socket."""
+    with tempfile.TemporaryDirectory(prefix="intarsia-") as folder:
+        yield Path(folder)

@@ -151,7 +151,7 @@ class Jobs(RuleBasedStateMachine):
 
     @invariant()
     def every_job_is_there_and_what_has_ended_stays_as_it_is(self) -> None:
-        for job_id in self.accepted.values():
+        for seed, job_id in self.accepted.items():
             found = self.do(self.bench.manager.get(job_id, ""))
             if isinstance(found, JobRecord):
                 assert found.state.ended

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 import pytest
 import server_pictures as pictures
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
-from server_jobs import FEW_STEPS, assert_serves, refusal, tiny_request
+from server_jobs import FEW_STEPS, assert_serves, failure_of, refusal, tiny_request
+from server_process import LONG, ServerProcess
 
 Edit = Callable[[pb.StylizeRequest], object]
 UNKNOWN_FIELD = b"\xf8\x3f\x01"
@@ -203,3 +206,18 @@ def test_encoder_without_weights(stub: StyleTransferServiceStub) -> None:
     assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "vgg19-dcbb9e9d.pth" in str(raised.value.details())
     assert_serves(stub)
+
+
+def test_encoder_whose_file_is_missing(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    """Clients are told which encoder, the log where its file should be."""
+    file = tmp_path / "missing.pth"
+    server = start_server(encoder_files=json.dumps({"mine": str(file)}))
+    request = tiny_request()
+    request.encoder = "mine"
+    server.wait_for_log("listening on")
+    with server.stub() as stub:
+        failure = failure_of(stub.Stylize(request, timeout=LONG))
+    assert failure.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert "'mine'" in failure.message
+    assert str(tmp_path) not in failure.message
+    assert str(file) in server.log

@@ -7,7 +7,8 @@ import sys
 
 import typer
 
-from intarsia.cli import demo, estimate, evaluate, info, jobs, segment, serve, stylize
+from intarsia.cli import demo, estimate, evaluate, info, jobs, segment, serve, stylize, token
+from intarsia.cli.connect import with_access_options
 from intarsia.cli.failures import Commands
 
 __all__ = ["app", "main"]
@@ -26,8 +27,9 @@ for command in (
     serve.serve,
     info.info,
     demo.demo,
+    token.token,
 ):
-    app.command()(command)
+    app.command()(with_access_options(command))
 app.add_typer(jobs.app)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, TypeAlias
 import typer
 from rich.console import Console
 
-from intarsia.cli.connect import LastingServerOption, lasting_server, open_client
+from intarsia.cli.connect import LastingServerOption, lasting_server, open_client, with_access_options
 from intarsia.cli.events import STDOUT, events_file, plain_fields
 from intarsia.cli.failures import CANCELLED
 from intarsia.cli.job import Listener
@@ -37,6 +37,7 @@ _PURPOSE = "this command"
 
 
 @app.command("list")
+@with_access_options
 def list_jobs(
     state: Annotated[
         list[str] | None, typer.Option(metavar="STATE", help=f"Only those: {', '.join(state_names())}.")
@@ -55,6 +56,7 @@ def list_jobs(
 
 
 @app.command()
+@with_access_options
 def show(job: JobArgument, json_file: JsonOption = None, server: LastingServerOption = None) -> None:
     """Show how a job stands."""
     _check_json(json_file)
@@ -66,6 +68,7 @@ def show(job: JobArgument, json_file: JsonOption = None, server: LastingServerOp
 
 
 @app.command()
+@with_access_options
 def watch(
     job: JobArgument,
     after: Annotated[int, typer.Option(metavar="N", help="Begin after the event of that number.", min=0)] = 0,
@@ -91,6 +94,7 @@ def watch(
 
 
 @app.command()
+@with_access_options
 def cancel(
     jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Jobs' ids, or how they begin.")],
     server: LastingServerOption = None,
@@ -102,6 +106,7 @@ def cancel(
 
 
 @app.command()
+@with_access_options
 def result(
     job: JobArgument,
     output: Annotated[

@@ -22,7 +22,10 @@ class InvalidInputError(ValueError):
 
 
 class WeightsUnavailableError(RuntimeError):
-    """A network that is known, but whose weights are not at hand; the message says how to bring them."""
+    """A network that is known, but whose weights are not at hand.
+
+    The message says how to bring them, and names no path: clients read it. The cause may; it is for the log.
+    """
 
 
 class CancelledError(Exception):

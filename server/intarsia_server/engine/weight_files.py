@@ -53,5 +53,5 @@ def hub_state(weights: Any, what: str, *, allow_download: bool, elsewhere: str =
     try:
         state: object = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
-        raise WeightsUnavailableError(f"{what}: the weights could not be fetched ({error})") from error
+        raise WeightsUnavailableError(f"{what}: the weights could not be fetched") from error
     return state

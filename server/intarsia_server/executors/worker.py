@@ -80,6 +80,7 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
     try:
         worker = _Worker(config)
     except (WeightsUnavailableError, RuntimeError) as error:
+        _log_cause(error)
         connection.send(Failed(ExecutorStartError(str(error))))
         return
     try:
@@ -155,6 +156,7 @@ class _Worker:
         except CancelledError:
             send(Failed(ExecutionCancelledError()))
         except (InvalidInputError, WeightsUnavailableError) as error:
+            _log_cause(error)
             send(Failed(error))
         except (torch.OutOfMemoryError, MemoryError):
             send(Failed(OutOfMemoryError("not enough memory on the device for a picture of this size")))
@@ -267,6 +269,12 @@ def _report(
                 if preview_interval and event.step % preview_interval == 0:
                     send(PreviewEvent(event.stage, event.step, _preview(event.image())))
                 writer.offer(event.checkpoint, cancelled)
+
+
+def _log_cause(error: Exception) -> None:
+    """The cause may name a file of the server's, which is for its operator alone; so it does not cross to the front."""
+    if isinstance(error, WeightsUnavailableError) and error.__cause__ is not None:
+        log.warning("%s: %s", error, error.__cause__)
 
 
 class _Pace:

@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 
+from intarsia_server.rpc.access import Access
 from intarsia_server.rpc.interceptors import ErrorInterceptor
 from intarsia_server.rpc.servicer import StyleTransferServicer
 
@@ -29,10 +30,12 @@ class Health:
             await self.servicer.set(name, status)
 
 
-def build_server(servicer: StyleTransferServicer, health: Health, *, max_message_bytes: int) -> grpc.aio.Server:
+def build_server(
+    servicer: StyleTransferServicer, health: Health, access: Access, *, max_message_bytes: int
+) -> grpc.aio.Server:
     """A server without an address yet."""
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor()],
+        interceptors=[*access.interceptors, ErrorInterceptor()],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
