@@ -173,7 +173,8 @@ def one_ahead(
 
 
 @pytest.mark.parametrize(
-    "name", ["gatys, until converged, Adam", "masked-gram, longer than its history", "sequential of the paper, Adam"]
+    "name",
+    ["gatys, until converged, Adam", "masked-gram, longer than its history", "sequential of the paper, Adam"],
 )
 def test_same_bits_where_steps_are_taken_ahead(name: str, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer_module, "run_steps", one_ahead)

@@ -36,6 +36,7 @@ class ScriptedExecutor(Executor):
     def __init__(self, slots: int = 1) -> None:
         self.slots = slots
         self.begun: list[int] = []
+        self.checkpoints: list[Path | None] = []
         self.ended: list[int] = []
         self.checkpoints: list[Path | None] = []
         self.most_at_once = 0
@@ -62,6 +63,7 @@ class ScriptedExecutor(Executor):
         assert isinstance(request, TransferRequest)
         self.checkpoints.append(checkpoint)
         self.begun.append(request.seed)
+        self.checkpoints.append(checkpoint)
         self.most_at_once = max(self.most_at_once, len(self.begun) - len(self.ended))
         try:
             yield StageStarted("masked gram", 0, 1, 1)
