@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -20,7 +21,9 @@ from pydantic import ValidationError
 from intarsia_server.executors.base import ExecutorStartError
 from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.messages import WorkerConfig
+from intarsia_server.jobs.files import FileStore
 from intarsia_server.jobs.manager import JobManager
+from intarsia_server.jobs.uploads import UploadLimits, UploadStore
 from intarsia_server.rpc.server import Health, build_server
 from intarsia_server.rpc.servicer import StyleTransferServicer
 from intarsia_server.settings import Settings
@@ -43,11 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{place}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s server %(message)s")
-    return asyncio.run(serve(settings, exit_with_stdin=options.exit_with_stdin))
+    with _data_folder(settings) as folder:
+        return asyncio.run(serve(settings, folder, exit_with_stdin=options.exit_with_stdin))
 
 
-async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
-    """Serves until SIGTERM, SIGINT or the end of standard input, then drains."""
+async def serve(settings: Settings, folder: Path, *, exit_with_stdin: bool) -> int:
+    """Serves until SIGTERM, SIGINT or the end of standard input, then drains; keeps its data in the folder."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -59,7 +63,8 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
     jobs = JobManager(executor, capacity=settings.queue_capacity)
     health = Health()
     await health.set(False)
-    servicer = StyleTransferServicer(jobs, executor, settings)
+    uploads = _upload_store(settings, folder / "uploads")
+    servicer = StyleTransferServicer(jobs, executor, uploads, settings)
     server = build_server(servicer, health, max_message_bytes=settings.max_message_bytes)
     if _answers(settings.address):
         log.error("cannot listen on %s: a server is listening there already", settings.address)
@@ -72,6 +77,7 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
         return 1
     log.info("listening on %s", settings.address)
     jobs.start()
+    tidying = asyncio.create_task(uploads.drop_unused_for_ever())
     pending: set[asyncio.Task[None]] = set()
 
     def on_ready(ready: bool) -> None:
@@ -94,6 +100,7 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
     servicer.cancel_checks()
     await jobs.drain(settings.drain_seconds if code == 0 else 0)
     await server.stop(grace=1)
+    tidying.cancel()
     starting.cancel()
     with contextlib.suppress(asyncio.CancelledError, ExecutorStartError):
         await starting
@@ -119,6 +126,30 @@ def _answers(address: str) -> bool:
         return False
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(address.removeprefix("unix:")) == 0
+
+
+@contextlib.contextmanager
+def _data_folder(settings: Settings) -> Iterator[Path]:
+    """The folder that was asked for, or one that goes with the server."""
+    if settings.data_dir is not None:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield settings.data_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="intarsia-data-") as folder:
+        yield Path(folder)
+
+
+def _upload_store(settings: Settings, folder: Path) -> UploadStore:
+    limits = UploadLimits(
+        upload_bytes=settings.max_upload_bytes,
+        client_bytes=settings.max_client_upload_bytes,
+        total_bytes=settings.max_total_upload_bytes,
+        client_unfinished=settings.max_client_uploads,
+        total_unfinished=settings.max_total_uploads,
+        seconds=settings.upload_seconds,
+    )
+    # Files of its own: what a job keeps and what an upload has are not dropped for the same reasons.
+    return UploadStore(folder / "unfinished", FileStore(folder / "complete"), limits)
 
 
 def _worker_configs(settings: Settings) -> list[WorkerConfig]:

@@ -13,6 +13,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from intarsia_server.engine.errors import InvalidInputError, WeightsUnavailableError
 from intarsia_server.executors.base import OutOfMemoryError, WorkerDiedError
 from intarsia_server.jobs.manager import DrainingError, DuplicateRequestError, JobCancelledError, QueueFullError
+from intarsia_server.jobs.uploads import UploadBusyError, UploadNotFoundError, UploadsFullError
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (WeightsUnavailableError, grpc.StatusCode.FAILED_PRECONDITION),
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (OutOfMemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (UploadsFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (UploadBusyError, grpc.StatusCode.ABORTED),
+    (UploadNotFoundError, grpc.StatusCode.NOT_FOUND),
     (DuplicateRequestError, grpc.StatusCode.ALREADY_EXISTS),
     (DrainingError, grpc.StatusCode.UNAVAILABLE),
     (WorkerDiedError, grpc.StatusCode.UNAVAILABLE),
@@ -54,7 +58,7 @@ def _details(error: Exception) -> list[any_pb2.Any]:
         case InvalidInputError(field=field, reason=reason):
             violation = error_details_pb2.BadRequest.FieldViolation(field=_short(field), description=_short(reason))
             detail = error_details_pb2.BadRequest(field_violations=[violation])
-        case QueueFullError(retry_seconds=seconds):
+        case QueueFullError(retry_seconds=seconds) | UploadsFullError(retry_seconds=seconds):
             delay = duration_pb2.Duration()
             delay.FromNanoseconds(int(seconds * 1e9))
             detail = error_details_pb2.RetryInfo(retry_delay=delay)

@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +27,8 @@ from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
 from intarsia_server.jobs.manager import DrainingError, JobManager
 from intarsia_server.jobs.model import Job
+from intarsia_server.jobs.uploads import UploadStore
+from intarsia_server.rpc.callers import caller_of
 from intarsia_server.rpc.estimates import to_estimate_response
 from intarsia_server.rpc.evaluations import to_evaluate_response
 from intarsia_server.rpc.requests import (
@@ -38,6 +40,7 @@ from intarsia_server.rpc.requests import (
     to_transfer_request,
 )
 from intarsia_server.rpc.responses import PRECISIONS, ResponseStream, to_device, to_segment_response
+from intarsia_server.rpc.uploads import Uploads
 from intarsia_server.settings import Settings
 
 VERSIONED = ("intarsia", "torch", "torchvision", "grpcio", "protobuf", "pillow")
@@ -49,10 +52,11 @@ DECODERS = 2
 class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     """Serves the API on top of the job manager."""
 
-    def __init__(self, jobs: JobManager, executor: Executor, settings: Settings) -> None:
+    def __init__(self, jobs: JobManager, executor: Executor, uploads: UploadStore, settings: Settings) -> None:
         self._jobs = jobs
         self._executor = executor
         self._settings = settings
+        self._uploads = Uploads(uploads, max_request_bytes=settings.max_request_bytes)
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="intarsia-decoder")
         self._checks: set[threading.Event] = set()
         self._known = KnownPictures()
@@ -67,14 +71,15 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     ) -> AsyncGenerator[pb.StylizeResponse, None]:
         """Runs one job; the job ends with the call, however that ends."""
         request_id = to_request_id(request)
-        transfer_request = to_transfer_request(
-            request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
-        )
-        job = await self._submit(
-            transfer_request,
-            request_id,
-            lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
-        )
+        async with self._uploads.filled(request, caller_of(context)):
+            transfer_request = to_transfer_request(
+                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
+            )
+            job = await self._submit(
+                transfer_request,
+                request_id,
+                lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
+            )
         stream = ResponseStream(chunk_bytes=self._settings.result_chunk_bytes)
         try:
             async with asyncio.timeout(context.time_remaining()):
@@ -91,14 +96,15 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self, request: pb.SegmentRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.SegmentResponse:
         """Finds the labels of one content image."""
-        segmentation_request = to_segmentation_request(request)
-        job = await self._submit(
-            segmentation_request,
-            str(uuid.uuid4()),
-            lambda tools: Checked(
-                check_segmentation(segmentation_request, max_pixels=self._settings.max_pixels, tools=tools)
-            ),
-        )
+        async with self._uploads.filled(request, caller_of(context)):
+            segmentation_request = to_segmentation_request(request)
+            job = await self._submit(
+                segmentation_request,
+                str(uuid.uuid4()),
+                lambda tools: Checked(
+                    check_segmentation(segmentation_request, max_pixels=self._settings.max_pixels, tools=tools)
+                ),
+            )
         event = await self._final_event(job, context)
         assert isinstance(event, SegmentedEvent)
         return to_segment_response(event)
@@ -107,16 +113,17 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self, request: pb.EvaluateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EvaluateResponse:
         """Judges one picture."""
-        evaluation_request = to_evaluation_request(
-            request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
-        )
-        job = await self._submit(
-            evaluation_request,
-            str(uuid.uuid4()),
-            lambda tools: Checked(
-                check_evaluation_inputs(evaluation_request, max_pixels=self._settings.max_pixels, tools=tools)
-            ),
-        )
+        async with self._uploads.filled(request, caller_of(context)):
+            evaluation_request = to_evaluation_request(
+                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
+            )
+            job = await self._submit(
+                evaluation_request,
+                str(uuid.uuid4()),
+                lambda tools: Checked(
+                    check_evaluation_inputs(evaluation_request, max_pixels=self._settings.max_pixels, tools=tools)
+                ),
+            )
         event = await self._final_event(job, context)
         assert isinstance(event, EvaluatedEvent)
         return to_evaluate_response(event.evaluation)
@@ -125,13 +132,14 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self, request: pb.EstimateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EstimateResponse:
         """Says what one job would take, from what is known of the device and of the jobs before it."""
-        transfer_request = to_estimated_request(
-            request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
-        )
-        with fields_of("job"):
-            checked = await self._check(
-                lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools)
+        async with self._uploads.filled(request, caller_of(context)):
+            transfer_request = to_estimated_request(
+                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
             )
+            with fields_of("job"):
+                checked = await self._check(
+                    lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools)
+                )
         async with asyncio.timeout(context.time_remaining()):
             info = await self._executor.started()
         return to_estimate_response(
@@ -142,6 +150,18 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             slots=self._executor.slots,
             default_encoder=self._settings.encoder,
         )
+
+    async def Upload(  # noqa: N802 - the API's name
+        self, request_iterator: AsyncIterator[pb.UploadRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.UploadResponse:
+        """Takes one picture, or some of it."""
+        return await self._uploads.upload(request_iterator, caller_of(context))
+
+    async def GetUpload(  # noqa: N802 - the API's name
+        self, request: pb.GetUploadRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetUploadResponse:
+        """Says how much of a picture has arrived."""
+        return self._uploads.get_upload(request, caller_of(context))
 
     async def _submit(self, work: Work, request_id: str, check: Callable[[Tools], Checked]) -> Job:
         """Queues a job once `check` has decoded its pictures."""
