@@ -124,7 +124,7 @@ class Client:
                 time.sleep(sending.wait_after(from_rpc_error(error), timer))
 
     def _without_large_images(self, request: Request, timer: Timer) -> Request:
-        """Returns the request as it travels: with references in the place of what does not fit, once that is uploaded."""
+        """Uploads the pictures that do not fit and returns the request as it travels: with references to them."""
         if inline_bytes(request) <= inline_limit():
             return request
         if not self._inline_limit:

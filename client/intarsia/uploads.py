@@ -100,7 +100,7 @@ class Sending:
         lost = self.broken and error.code is grpc.StatusCode.NOT_FOUND
         passing = error.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}
         self._failures += 1
-        wait = min(5.0, 0.1 * 2**self._failures)
+        wait: float = min(5.0, 0.1 * 2**self._failures)
         left = timer.left()
         if not (behind or lost or passing) or self._failures >= _ATTEMPTS or (left is not None and left <= wait):
             raise error

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hashlib
-import json
 import logging
-import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.jobs.files import FileStore
+from intarsia_server.jobs.upload_folder import Upload, UploadFolder
 
 log = logging.getLogger(__name__)
-
-LEAST_COST = 64 * 2**10
-"""Bytes that the smallest upload counts for: a name, a record and two files are not free."""
 
 _ID = re.compile("[A-Za-z0-9_-]{1,64}")
 _SHA256 = re.compile("[0-9a-fA-F]{64}")
@@ -66,50 +61,6 @@ class UploadLimits:
     seconds: float
 
 
-@dataclass(eq=False)
-class Upload:
-    """One picture on its way, or arrived.
-
-    Attributes:
-        owner: whom it belongs to.
-        upload_id: chosen by the caller, its owner's own.
-        client: whose quota it counts for.
-        size: of the whole, in bytes.
-        sha256: of the whole, in lower case.
-        complete: all has arrived and the hash is right.
-        received: bytes that have arrived.
-        used_at: seconds since the epoch.
-        referred: a request has asked for it since it was complete.
-        writing: a call has it open.
-    """
-
-    owner: str
-    upload_id: str
-    client: str
-    size: int
-    sha256: str
-    complete: bool = False
-    received: int = field(default=0, metadata={"kept": False})
-    used_at: float = field(default=0.0, metadata={"kept": False})
-    referred: bool = field(default=False, metadata={"kept": False})
-    writing: bool = field(default=False, metadata={"kept": False})
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Under which it is found."""
-        return self.owner, self.upload_id
-
-    @property
-    def stem(self) -> str:
-        """Of its files' names; says nothing of owner or id, and is no path whatever they are."""
-        return hashlib.sha256(f"{self.owner}\0{self.upload_id}".encode()).hexdigest()
-
-    @property
-    def cost(self) -> int:
-        """What it counts for, in bytes."""
-        return max(self.size, LEAST_COST)
-
-
 class UploadStore:
     """Uploads, under one folder; they outlive the process.
 
@@ -126,13 +77,13 @@ class UploadStore:
     def __init__(
         self, folder: Path, files: FileStore, limits: UploadLimits, *, clock: Callable[[], float] = time.time
     ) -> None:
-        self._folder = folder
+        self._folder = UploadFolder(folder)
         self._files = files
         self._limits = limits
         self._clock = clock
         # Adding and removing files take turns: one may be about to go that another upload has just come to share.
         self._disk = asyncio.Lock()
-        self._uploads = {upload.key: upload for upload in _left_behind(folder, files)}
+        self._uploads = {upload.key: upload for upload in self._folder.left_behind(files)}
 
     def find(self, upload_id: str, owner: str) -> Upload:
         """An upload, which does not count as use.
@@ -205,7 +156,7 @@ class UploadStore:
             log.error("an upload's file is missing or damaged")  # noqa: TRY400 - no defect, no traceback
             await _to_its_end(self._drop(upload))
             raise UploadNotFoundError("the upload has been lost") from error
-        await asyncio.to_thread(self._touch, upload)
+        await asyncio.to_thread(self._folder.touch, upload)
         return data
 
     async def drop_unused(self) -> None:
@@ -234,12 +185,12 @@ class UploadStore:
         for other in unneeded:
             await self._drop(other)
         async with self._dropped_on_failure(upload), self._disk:
-            await asyncio.to_thread(self._keep_record, upload)
+            await asyncio.to_thread(self._folder.keep, upload)
         return upload
 
     async def _append(self, upload: Upload, data: bytes) -> None:
         async with self._dropped_on_failure(upload):
-            await asyncio.to_thread(_write, self._part(upload), upload.received, data)
+            await asyncio.to_thread(self._folder.append, upload, data)
             upload.received += len(data)
             if upload.received == upload.size:
                 await self._complete(upload)
@@ -274,14 +225,13 @@ class UploadStore:
 
     async def _complete(self, upload: Upload) -> None:
         """Makes a file of the bytes if they are the right ones."""
-        part = self._part(upload)
-        sha256 = await asyncio.to_thread(_flushed_hash, part)
+        sha256 = await asyncio.to_thread(self._folder.flushed_hash, upload)
         if sha256 != upload.sha256:
             raise InvalidInputError("sha256", f"is not that of the bytes, which is {sha256}; they have been dropped")
         async with self._disk:
             # The record first: should the process end in between, the upload is gone, but no file is left without one.
-            await asyncio.to_thread(self._keep_record, replace(upload, complete=True))
-            await asyncio.to_thread(self._files.adopt, part, sha256)
+            await asyncio.to_thread(self._folder.keep, replace(upload, complete=True))
+            await asyncio.to_thread(self._files.adopt, self._folder.part(upload), sha256)
             upload.complete = True
 
     async def _drop(self, upload: Upload) -> None:
@@ -291,7 +241,7 @@ class UploadStore:
             shared = any(other.complete and other.sha256 == upload.sha256 for other in self._uploads.values())
             # The same id may have been begun anew.
             if upload.key not in self._uploads:
-                await asyncio.to_thread(self._remove, upload)
+                await asyncio.to_thread(self._folder.remove, upload)
             if upload.complete and not shared:
                 await asyncio.to_thread(self._files.remove, upload.sha256)
 
@@ -314,31 +264,6 @@ class UploadStore:
     def _of(self, owner: str) -> Iterator[Upload]:
         return (upload for upload in self._uploads.values() if upload.owner == owner)
 
-    def _part(self, upload: Upload) -> Path:
-        return self._folder / f"{upload.stem}.part"
-
-    def _record(self, upload: Upload) -> Path:
-        return self._folder / f"{upload.stem}.json"
-
-    def _keep_record(self, upload: Upload) -> None:
-        kept = {name: value for name, value in asdict(upload).items() if name in _KEPT}
-        temporary = self._folder / f"{upload.stem}.new"
-        with _removed_on_failure(temporary):
-            temporary.write_text(json.dumps(kept))
-            temporary.replace(self._record(upload))
-
-    def _touch(self, upload: Upload) -> None:
-        """A record is as old as its last use, for the next process."""
-        with suppress(FileNotFoundError):
-            os.utime(self._record(upload))
-
-    def _remove(self, upload: Upload) -> None:
-        self._record(upload).unlink(missing_ok=True)
-        self._part(upload).unlink(missing_ok=True)
-
-
-_KEPT = {name for name, known in Upload.__dataclass_fields__.items() if known.metadata.get("kept", True)}
-
 
 def _check(upload_id: str, size: int, sha256: str, limits: UploadLimits) -> None:
     if not _ID.fullmatch(upload_id):
@@ -354,57 +279,6 @@ def _check_same(upload: Upload, size: int, sha256: str) -> None:
         raise InvalidInputError("size_bytes", f"is {size}, but the upload was begun with {upload.size}")
     if sha256.lower() != upload.sha256:
         raise InvalidInputError("sha256", "is not the one that the upload was begun with")
-
-
-def _left_behind(folder: Path, files: FileStore) -> Iterator[Upload]:
-    """Uploads of an earlier process; what belongs to none of them is removed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    known: set[Path] = set()
-    for record in sorted(folder.glob("*.json")):
-        part = record.with_suffix(".part")
-        try:
-            upload = Upload(**json.loads(record.read_text()))
-        except (ValueError, TypeError):
-            continue
-        if upload.complete:
-            intact = files.size(upload.sha256) == upload.size
-            upload.received = upload.size
-            upload.used_at = record.stat().st_mtime
-        else:
-            written = part.stat() if part.exists() else record.stat()
-            upload.received = written.st_size if part.exists() else 0
-            upload.used_at = written.st_mtime
-            intact = upload.received <= upload.size
-        if intact:
-            known |= {record} if upload.complete else {record, part}
-            yield upload
-    for path in folder.iterdir():
-        if path.is_file() and path not in known:
-            path.unlink()
-
-
-def _write(path: Path, offset: int, data: bytes) -> None:
-    """Bytes at the end of a file that has `offset` of them; what lies beyond is written over."""
-    with path.open("r+b" if offset else "wb", buffering=0) as file:
-        file.seek(offset)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
-
-
-def _flushed_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def _removed_on_failure(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
 
 
 Answer = TypeVar("Answer")
