@@ -252,6 +252,40 @@ def test_two_at_once(scene: Scene) -> None:
     run(test)
 
 
+def test_two_begin_at_once(scene: Scene) -> None:
+    async def test() -> None:
+        store = scene.store()
+        ends = await asyncio.gather(*(send(store) for _ in range(8)), return_exceptions=True)
+        assert ends.count(True) == 1
+        assert all(end is True or isinstance(end, UploadBusyError) for end in ends)
+        assert await store.read("one", "ann") == PICTURE
+
+    run(test)
+
+
+def test_cancelled_while_it_begins(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not stay busy for ever."""
+
+    async def test() -> None:
+        store = scene.store()
+        keep, began = UploadFolder.keep, asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def told(*args: Any) -> None:
+            loop.call_soon_threadsafe(began.set)
+            keep(*args)
+
+        monkeypatch.setattr(UploadFolder, "keep", told)
+        first = asyncio.create_task(send(store))
+        await began.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert await send(store)
+
+    run(test)
+
+
 def test_a_cancelled_call_leaves_a_whole_state(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its last write ends before anybody else may write."""
 
@@ -408,6 +442,7 @@ def test_a_damaged_file_is_not_served(scene: Scene) -> None:
     async def test() -> None:
         store = scene.store()
         await send(store)
+        await send(store, b"", "two", whole=PICTURE)
         (scene.folder / "complete" / SHA256).write_bytes(PICTURE[::-1])
         with pytest.raises(UploadNotFoundError, match="lost"):
             await store.read("one", "ann")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from intarsia_server.jobs.files import FileStore
 
-LEAST_COST = 64 * 2**10
+LEAST_COST = 2**20
 """Bytes that the smallest upload counts for: a name, a record and two files are not free."""
 
 

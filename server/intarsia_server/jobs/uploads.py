@@ -7,7 +7,7 @@ import errno
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,15 +111,16 @@ class UploadStore:
         _check(upload_id, size, sha256, self._limits)
         await self.drop_unused()
         # Nothing is awaited from here to where it is marked: two calls must not both find it free.
-        upload = self._uploads.get((owner, upload_id))
-        if upload is None:
-            upload = await _to_its_end(self._begin(Upload(owner, upload_id, client, size, sha256.lower())))
-        else:
-            _check_same(upload, size, sha256)
-            if upload.writing and not upload.complete:
-                raise UploadBusyError("another call is writing this upload")
-            upload.writing = True
+        known = self._uploads.get((owner, upload_id))
+        upload = known or Upload(owner, upload_id, client, size, sha256.lower())
+        _check_same(upload, size, sha256)
+        if upload.writing and not upload.complete:
+            raise UploadBusyError("another call is writing this upload")
+        unneeded = self._reserve(upload) if known is None else []
+        upload.writing = True
         try:
+            if known is None:
+                await _to_its_end(self._begin(upload, unneeded))
             yield upload
         finally:
             upload.writing = False
@@ -154,7 +155,11 @@ class UploadStore:
             data = await asyncio.to_thread(self._files.get, upload.sha256)
         except KeyError as error:
             log.error("an upload's file is missing or damaged")  # noqa: TRY400 - no defect, no traceback
-            await _to_its_end(self._drop(upload))
+            # All that share the file: else the same picture would again be complete at once.
+            for other in [
+                other for other in self._uploads.values() if other.complete and other.sha256 == upload.sha256
+            ]:
+                await _to_its_end(self._drop(other))
             raise UploadNotFoundError("the upload has been lost") from error
         await asyncio.to_thread(self._folder.touch, upload)
         return data
@@ -173,20 +178,27 @@ class UploadStore:
     def _expired(self, upload: Upload) -> bool:
         return not upload.writing and self._clock() - upload.used_at >= self._limits.seconds
 
-    async def _begin(self, upload: Upload) -> Upload:
-        """Makes room and a record."""
-        same = [other for other in self._of(upload.owner) if other.complete and other.sha256 == upload.sha256]
-        if same:
-            upload.size, upload.received, upload.complete = same[0].size, same[0].size, True
-        unneeded = self._room_for(upload)
-        upload.used_at, upload.writing = self._clock(), True
-        # At once: nobody else may begin it, take the room, or remove the file that it shares.
+    def _reserve(self, upload: Upload) -> list[Upload]:
+        """Takes a new upload in, and returns those that have to go for it.
+
+        Raises:
+            UploadsFullError: there is no room.
+        """
+        upload.complete = any(
+            other.complete and (other.owner, other.sha256, other.size) == (upload.owner, upload.sha256, upload.size)
+            for other in self._uploads.values()
+        )
+        upload.received = upload.size if upload.complete else 0
+        unneeded = self._unneeded_for(upload)
+        upload.used_at = self._clock()
         self._uploads[upload.key] = upload
+        return unneeded
+
+    async def _begin(self, upload: Upload, unneeded: Iterable[Upload]) -> None:
         for other in unneeded:
             await self._drop(other)
         async with self._dropped_on_failure(upload), self._disk:
             await asyncio.to_thread(self._folder.keep, upload)
-        return upload
 
     async def _append(self, upload: Upload, data: bytes) -> None:
         async with self._dropped_on_failure(upload):
@@ -195,7 +207,7 @@ class UploadStore:
             if upload.received == upload.size:
                 await self._complete(upload)
 
-    def _room_for(self, upload: Upload) -> list[Upload]:
+    def _unneeded_for(self, upload: Upload) -> list[Upload]:
         """Complete uploads that have served a request and have to go, those first that were used least lately.
 
         Raises:
@@ -260,9 +272,6 @@ class UploadStore:
                 log.error("the disk is full: an upload has been dropped")  # noqa: TRY400 - no defect, no traceback
                 raise UploadsFullError("the server's disk is full; the upload has been dropped") from error
             raise
-
-    def _of(self, owner: str) -> Iterator[Upload]:
-        return (upload for upload in self._uploads.values() if upload.owner == owner)
 
 
 def _check(upload_id: str, size: int, sha256: str, limits: UploadLimits) -> None:
