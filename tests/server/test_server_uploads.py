@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +30,11 @@ def messages(data: bytes, upload_id: str, offset: int = 0, chunk: int = 1000) ->
         yield message
 
 
+def fresh() -> bytes:
+    """No picture, but bytes that no other test has uploaded: the server would not wait for them."""
+    return os.urandom(5000)
+
+
 def send(stub: StyleTransferServiceStub, data: bytes) -> str:
     """Uploads a picture and returns its id."""
     upload_id = uuid.uuid4().hex
@@ -47,16 +53,16 @@ def received(stub: StyleTransferServiceStub, upload_id: str) -> pb.GetUploadResp
     return stub.GetUpload(pb.GetUploadRequest(upload_id=upload_id), timeout=LONG)
 
 
-def edited(first: dict[str, Any], data: bytes = b"picture") -> Iterator[pb.UploadRequest]:
-    """A good upload but for those fields of its first message."""
-    for message in messages(data, uuid.uuid4().hex):
+def edited(first: dict[str, Any]) -> Iterator[pb.UploadRequest]:
+    """A good upload of one message, but for those fields of it."""
+    for message in messages(fresh(), uuid.uuid4().hex, chunk=5000):
         for name, value in first.items():
             setattr(message, name, value)
         yield message
 
 
 def test_cut_and_taken_up_again(stub: StyleTransferServiceStub) -> None:
-    data, upload_id = pictures.content(), uuid.uuid4().hex
+    data, upload_id = fresh(), uuid.uuid4().hex
     sent = messages(data, upload_id)
 
     def breaks_off() -> Iterator[pb.UploadRequest]:
@@ -75,7 +81,7 @@ def test_cut_and_taken_up_again(stub: StyleTransferServiceStub) -> None:
 
 
 def test_in_two_calls(stub: StyleTransferServiceStub) -> None:
-    data, upload_id = pictures.content(), uuid.uuid4().hex
+    data, upload_id = fresh(), uuid.uuid4().hex
     first, *_ = messages(data, upload_id, chunk=1234)
     response = stub.Upload(iter([first]), timeout=LONG)
     assert (response.received_bytes, response.complete) == (1234, False)
@@ -113,7 +119,7 @@ def test_messages_of_no_upload(stub: StyleTransferServiceStub) -> None:
     assert upload_refusal(stub, iter([])).field == "upload_id"
     unknown = pb.UploadRequest.FromString(b"\xf8\x3f\x01")
     assert upload_refusal(stub, iter([unknown])).field == "request"
-    one, *_ = messages(pictures.content(), uuid.uuid4().hex)
+    one, *_ = messages(fresh(), uuid.uuid4().hex)
     two = pb.UploadRequest(upload_id="another", offset=1000, data=b"x")
     assert upload_refusal(stub, iter([one, two])).field == "upload_id"
 
@@ -125,7 +131,7 @@ def test_unknown_upload(stub: StyleTransferServiceStub) -> None:
 
 
 def test_two_calls_at_once(stub: StyleTransferServiceStub) -> None:
-    data, upload_id = pictures.content(), uuid.uuid4().hex
+    data, upload_id = fresh(), uuid.uuid4().hex
     sent = messages(data, upload_id)
 
     def pauses() -> Iterator[pb.UploadRequest]:
@@ -144,7 +150,7 @@ def test_limits_and_expiry(start_server: Start) -> None:
     with server.stub() as stub:
         server.wait_for_log("listening on")
         assert upload_refusal(stub, edited({"size_bytes": 2**20 + 1})).field == "size_bytes"
-        stub.Upload(edited({"size_bytes": 100, "upload_id": "first"}), timeout=LONG)
+        stub.Upload(edited({"size_bytes": 6000, "upload_id": "first"}), timeout=LONG)
         full = upload_refusal(stub, edited({}))
         assert full.code is grpc.StatusCode.RESOURCE_EXHAUSTED
         (retry,) = full.details
@@ -162,7 +168,7 @@ def test_limits_and_expiry(start_server: Start) -> None:
 
 
 def test_survives_the_server(start_server: Start, tmp_path: Any) -> None:
-    data, upload_id = pictures.content(), uuid.uuid4().hex
+    data, upload_id = fresh(), uuid.uuid4().hex
     first, *_ = messages(data, upload_id)
     before = start_server(data_dir=tmp_path)
     with before.stub() as stub:
@@ -273,7 +279,7 @@ def test_a_picture_that_cannot_be_had(stub: StyleTransferServiceStub) -> None:
 
 def test_an_upload_that_is_not_complete(stub: StyleTransferServiceStub) -> None:
     upload_id = uuid.uuid4().hex
-    first, *_ = messages(pictures.content() + b"\0", upload_id)
+    first, *_ = messages(fresh(), upload_id)
     stub.Upload(iter([first]), timeout=LONG)
     request = tiny_request()
     request.segments[2].style.CopyFrom(pb.Image(upload_id=upload_id))
