@@ -20,12 +20,13 @@ from intarsia.download import Download
 from intarsia.embedded import EmbeddedServer
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.evaluation import EvaluationOptions, build_evaluation
-from intarsia.images import ImageSource
+from intarsia.images import ImageSource, to_image
 from intarsia.jobs import build_list_request
 from intarsia.patience import REATTACH_SECONDS, Patience
 from intarsia.request import StylizeOptions, build_request, with_request_id
 from intarsia.result import Result, ResultAssembler
 from intarsia.segmentation import SegmentationOptions, build_segment_request
+from intarsia.uploads import Request, Sending, Timer, fits, inline_limit, largest_images
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 
@@ -34,6 +35,8 @@ __all__ = ["AsyncClient", "AsyncStylization"]
 
 class AsyncClient:
     """A connection to an Intarsia server, for the event loop in which it is made.
+
+    Large pictures are uploaded before the request that has them, as `Client` does.
 
     Args:
         address: "HOST:PORT" or "unix:PATH".
@@ -78,6 +81,7 @@ class AsyncClient:
         )
         self._stub = StyleTransferServiceStub(with_token(self._channel, token))
         self._reattach_seconds = reattach_seconds
+        self._inline_limit = 0  # not asked yet
         self._open_jobs: WeakSet[AsyncStylization] = WeakSet()
 
     @classmethod
@@ -116,21 +120,30 @@ class AsyncClient:
         Raises:
             RequestError: No request can be built from the options.
             OSError: A file that cannot be read.
+            IntarsiaError: A large picture could not be uploaded.
         """
+        timer = Timer(timeout)
         request = await asyncio.to_thread(build_request, content, **options)  # reads files
-        return self.start(request, timeout, wait_when_busy)
+        job = self.start(request, timer.left(), wait_when_busy)
+        await job.send()
+        return job
 
     def start(
         self, request: pb.StylizeRequest, timeout: float | None = None, wait_when_busy: float = 0
     ) -> AsyncStylization:
-        """Starts the job of a ready-made request; otherwise as `stylize`."""
+        """Starts the job of a ready-made request; otherwise as `stylize`.
+
+        One with large pictures is sent by the job's `send`, or once its first event is waited for.
+        """
         attachment = Attachment(
             detached=request.on_disconnect == pb.ON_DISCONNECT_DETACH,
             timeout=timeout,
             reattach_seconds=self._reattach_seconds,
             wait_when_busy=wait_when_busy,
         )
-        return self._opened(AsyncStylization(self._stub, attachment, with_request_id(request)))
+        return self._opened(
+            AsyncStylization(self._stub, attachment, with_request_id(request), self._without_large_images)
+        )
 
     def watch(self, job_id: str, after_sequence: int = 0, *, timeout: float | None = None) -> AsyncStylization:
         """Listens to a job, whoever sent it; leaving it does nothing to the job.
@@ -199,6 +212,26 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
+    async def upload(self, source: ImageSource, *, upload_id: str = "", timeout: float | None = None) -> pb.Image:  # noqa: ASYNC109
+        """Sends a picture ahead, for any number of requests; every argument that takes a picture takes what it returns.
+
+        The server keeps it for as long as it is used, and an hour (by default) after.
+
+        Args:
+            source: The picture.
+            upload_id: A name for it, 1 to 64 of A-Z, a-z, 0-9, "-" and "_", to take up again what an earlier program
+                began; a fresh one when empty.
+            timeout: Seconds until it is given up; None: never.
+
+        Raises:
+            RequestError: A PIL image that cannot be sent.
+            OSError: A file that cannot be read.
+            IntarsiaError: It was refused, did not arrive in time, or the server was away for too long.
+        """
+        timer = Timer(timeout)
+        image = await asyncio.to_thread(to_image, source)  # reads files
+        return await self._send(await asyncio.to_thread(Sending, image.data, upload_id), timer)
+
     async def segment(
         self,
         content: ImageSource,
@@ -221,9 +254,11 @@ class AsyncClient:
             OSError: A file that cannot be read.
             IntarsiaError: The call failed, or `timeout` seconds have passed.
         """
+        timer = Timer(timeout)
         request = await asyncio.to_thread(build_segment_request, content, **options)  # reads files
+        sent = await self._without_large_images(request, timer)
         try:
-            return await self._stub.Segment(request, timeout=timeout)
+            return await self._stub.Segment(sent, timeout=timer.left())
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -248,9 +283,11 @@ class AsyncClient:
             OSError: A file that cannot be read.
             IntarsiaError: The call failed, or `timeout` seconds have passed.
         """
+        timer = Timer(timeout)
         request = await asyncio.to_thread(build_evaluation, content, result, **options)  # reads files
+        sent = await self._without_large_images(request, timer)
         try:
-            return await self._stub.Evaluate(request, timeout=timeout)
+            return await self._stub.Evaluate(sent, timeout=timer.left())
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -278,8 +315,10 @@ class AsyncClient:
 
     async def ask_estimate(self, request: pb.StylizeRequest, timeout: float | None = None) -> pb.EstimateResponse:  # noqa: ASYNC109
         """Asks about the job of a ready-made request; otherwise as `estimate`."""
+        timer = Timer(timeout)
+        sent = await self._without_large_images(request, timer)
         try:
-            return await self._stub.Estimate(pb.EstimateRequest(job=request), timeout=timeout)
+            return await self._stub.Estimate(pb.EstimateRequest(job=sent), timeout=timer.left())
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -310,6 +349,30 @@ class AsyncClient:
         """Closes the connection and cancels the jobs that are still running on it, but for detached ones."""
         await asyncio.gather(*(job.close() for job in list(self._open_jobs)))
         await self._channel.close()
+
+    async def _send(self, sending: Sending, timer: Timer) -> pb.Image:
+        while True:
+            try:
+                if sending.broken:
+                    asked = pb.GetUploadRequest(upload_id=sending.upload_id)
+                    sending.resume(await self._stub.GetUpload(asked, timeout=timer.left()))
+                return sending.finish(await self._stub.Upload(sending.messages(), timeout=timer.left()))
+            except grpc.RpcError as error:
+                await asyncio.sleep(sending.wait_after(from_rpc_error(error), timer))
+
+    async def _without_large_images(self, request: Request, timer: Timer) -> Request:
+        """Uploads the pictures that do not fit and returns the request as it travels: with references to them."""
+        if fits(request):
+            return request
+        if not self._inline_limit:
+            self._inline_limit = inline_limit((await self.server_info(timer.left())).max_message_bytes)
+        sent = type(request)()
+        sent.CopyFrom(request)
+        for images in largest_images(sent, self._inline_limit):
+            reference = await self._send(await asyncio.to_thread(Sending, images[0].data), timer)
+            for image in images:
+                image.CopyFrom(reference)
+        return sent
 
     def _opened(self, job: AsyncStylization) -> AsyncStylization:
         self._open_jobs.add(job)

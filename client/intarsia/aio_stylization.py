@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -17,6 +17,7 @@ from intarsia.download import Download
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.request import with_request_id
 from intarsia.result import Result, ResultAssembler
+from intarsia.uploads import NotSentError, Timer, fits
 from intarsia.v1 import style_transfer_pb2 as pb
 
 if TYPE_CHECKING:
@@ -42,14 +43,19 @@ class AsyncStylization:
     unless the job is detached or was only watched.
 
     Attributes:
-        request: What was sent; None if the job is only watched.
+        request: What was asked for, with its pictures; None if the job is only watched.
     """
 
     def __init__(
-        self, stub: StyleTransferServiceAsyncStub, attachment: Attachment, request: pb.StylizeRequest | None = None
+        self,
+        stub: StyleTransferServiceAsyncStub,
+        attachment: Attachment,
+        request: pb.StylizeRequest | None = None,
+        as_it_travels: Callable[[pb.StylizeRequest, Timer], Awaitable[pb.StylizeRequest]] | None = None,
     ) -> None:
         self.request = request
         self._stub = stub
+        self._as_it_travels = as_it_travels
         self._attachment = attachment
         self._detached = request is None or request.on_disconnect == pb.ON_DISCONNECT_DETACH
         self._assembler = ResultAssembler()
@@ -58,12 +64,25 @@ class AsyncStylization:
         self._stopped = asyncio.Event()
         self._cancel: asyncio.Task[None] | None = None
         self._stream: _Stream | None = None
-        self._call_stream()
+        if request is None or fits(request):
+            self._call_stream(request)
 
     @property
     def job_id(self) -> str:
         """The server's name for the job; empty until its first event has arrived."""
         return self._attachment.job_id
+
+    async def send(self) -> None:
+        """Waits until the request is on its way, its large pictures before it; without effect if it is.
+
+        Raises:
+            IntarsiaError: As `anext`.
+        """
+        while self._stream is None and not self._over():
+            try:
+                await self._open()
+            except NotSentError as error:
+                await self._recover(error)
 
     def __aiter__(self) -> AsyncIterator[pb.StylizeResponse]:
         return self
@@ -80,7 +99,7 @@ class AsyncStylization:
             while not self._ended:
                 try:
                     response = await self._receive()
-                except (grpc.RpcError, IntarsiaError) as error:
+                except (grpc.RpcError, IntarsiaError, NotSentError) as error:
                     await self._recover(error)
                 else:
                     if response is None:
@@ -151,16 +170,30 @@ class AsyncStylization:
             fresh = attachment.found((await self._stub.GetJob(question, timeout=attachment.timeout)).job)
             if fresh and self.request is not None:
                 self.request = with_request_id(self.request, fresh=True)
-        return self._call_stream()
+        return self._call_stream(await self._sent() if attachment.next is Call.STYLIZE else None)
 
-    def _call_stream(self) -> _Stream:
+    async def _sent(self) -> pb.StylizeRequest:
+        """Returns the request once its large pictures are on the server: they may be lost there by the next time.
+
+        Raises:
+            NotSentError: They are not.
+        """
+        request = self.request or pb.StylizeRequest()
+        try:
+            return (
+                await self._as_it_travels(request, Timer(self._attachment.timeout)) if self._as_it_travels else request
+            )
+        except IntarsiaError as error:
+            raise NotSentError(error) from error
+
+    def _call_stream(self, sent: pb.StylizeRequest | None) -> _Stream:
         attachment = self._attachment
         stream: _Stream
         if attachment.next is Call.WATCH_JOB:
             watch = pb.WatchJobRequest(job_id=attachment.job_id, after_sequence=attachment.sequence)
             stream = self._stub.WatchJob(watch, timeout=attachment.timeout)
         else:
-            stream = self._stub.Stylize(self.request or pb.StylizeRequest(), timeout=attachment.timeout)
+            stream = self._stub.Stylize(sent or pb.StylizeRequest(), timeout=attachment.timeout)
         self._stream = stream
         if self._stopped.is_set():  # while the server was asked how the job stands
             stream.cancel()
@@ -185,7 +218,7 @@ class AsyncStylization:
             return message.event
         return message if isinstance(message, pb.StylizeResponse) else None
 
-    async def _recover(self, error: grpc.RpcError | IntarsiaError) -> None:
+    async def _recover(self, error: grpc.RpcError | IntarsiaError | NotSentError) -> None:
         """Waits until the next call is due.
 
         Raises:
@@ -195,7 +228,8 @@ class AsyncStylization:
         try:
             if isinstance(error, IntarsiaError):
                 raise error
-            delay = 0.0 if self._stopped.is_set() else self._attachment.failed(from_rpc_error(error))
+            failure = error.reason if isinstance(error, NotSentError) else from_rpc_error(error)
+            delay = 0.0 if self._stopped.is_set() else self._attachment.failed(failure)
             await self._wait(delay)
         except IntarsiaError as last:
             self._failure = last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -17,13 +18,14 @@ from intarsia.download import Download
 from intarsia.embedded import EmbeddedServer
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.evaluation import EvaluationOptions, build_evaluation
-from intarsia.images import ImageSource
+from intarsia.images import ImageSource, to_image
 from intarsia.jobs import build_list_request
 from intarsia.patience import REATTACH_SECONDS, Patience
 from intarsia.request import StylizeOptions, build_request, with_request_id
 from intarsia.result import Result, ResultAssembler
 from intarsia.segmentation import SegmentationOptions, build_segment_request
 from intarsia.stylization import Stylization, fetch_result
+from intarsia.uploads import Request, Sending, Timer, fits, inline_limit, largest_images
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 
@@ -32,6 +34,9 @@ __all__ = ["Client", "Stylization"]
 
 class Client:
     """A connection to an Intarsia server; safe to share between threads.
+
+    A request whose pictures are large together, over 4 MiB or what the server takes, goes without the largest of them:
+    they are uploaded first, in chunks, and taken up again where a broken connection left off.
 
     Args:
         address: "HOST:PORT" or "unix:PATH".
@@ -74,6 +79,7 @@ class Client:
         )
         self._stub = StyleTransferServiceStub(with_token(self._channel, token))
         self._reattach_seconds = reattach_seconds
+        self._inline_limit = 0  # not asked yet
         self._open_jobs: WeakSet[Stylization] = WeakSet()
 
     @classmethod
@@ -108,6 +114,7 @@ class Client:
         Raises:
             RequestError: No request can be built from the options.
             OSError: A file that cannot be read.
+            IntarsiaError: A large picture could not be uploaded.
         """
         return self.start(build_request(content, **options), timeout, wait_when_busy)
 
@@ -119,7 +126,7 @@ class Client:
             reattach_seconds=self._reattach_seconds,
             wait_when_busy=wait_when_busy,
         )
-        return self._opened(Stylization(self._stub, attachment, with_request_id(request)))
+        return self._opened(Stylization(self._stub, attachment, with_request_id(request), self._without_large_images))
 
     def watch(self, job_id: str, after_sequence: int = 0, *, timeout: float | None = None) -> Stylization:
         """Listens to a job, whoever sent it; leaving it does nothing to the job.
@@ -188,6 +195,24 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
+    def upload(self, source: ImageSource, *, upload_id: str = "", timeout: float | None = None) -> pb.Image:
+        """Sends a picture ahead, for any number of requests; every argument that takes a picture takes what it returns.
+
+        The server keeps it for as long as it is used, and an hour (by default) after.
+
+        Args:
+            source: The picture.
+            upload_id: A name for it, 1 to 64 of A-Z, a-z, 0-9, "-" and "_", to take up again what an earlier program
+                began; a fresh one when empty.
+            timeout: Seconds until it is given up; None: never.
+
+        Raises:
+            RequestError: A PIL image that cannot be sent.
+            OSError: A file that cannot be read.
+            IntarsiaError: It was refused, did not arrive in time, or the server was away for too long.
+        """
+        return self._send(Sending(to_image(source).data, upload_id), Timer(timeout))
+
     def segment(
         self, content: ImageSource, *, timeout: float | None = None, **options: Unpack[SegmentationOptions]
     ) -> pb.SegmentResponse:
@@ -206,9 +231,10 @@ class Client:
             OSError: A file that cannot be read.
             IntarsiaError: The call failed, or `timeout` seconds have passed.
         """
-        request = build_segment_request(content, **options)
+        timer = Timer(timeout)
+        request = self._without_large_images(build_segment_request(content, **options), timer)
         try:
-            return self._stub.Segment(request, timeout=timeout)
+            return self._stub.Segment(request, timeout=timer.left())
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -233,9 +259,10 @@ class Client:
             OSError: A file that cannot be read.
             IntarsiaError: The call failed, or `timeout` seconds have passed.
         """
-        request = build_evaluation(content, result, **options)
+        timer = Timer(timeout)
+        request = self._without_large_images(build_evaluation(content, result, **options), timer)
         try:
-            return self._stub.Evaluate(request, timeout=timeout)
+            return self._stub.Evaluate(request, timeout=timer.left())
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -262,8 +289,10 @@ class Client:
 
     def ask_estimate(self, request: pb.StylizeRequest, timeout: float | None = None) -> pb.EstimateResponse:
         """Asks about the job of a ready-made request; otherwise as `estimate`."""
+        timer = Timer(timeout)
+        sent = self._without_large_images(request, timer)
         try:
-            return self._stub.Estimate(pb.EstimateRequest(job=request), timeout=timeout)
+            return self._stub.Estimate(pb.EstimateRequest(job=sent), timeout=timer.left())
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -295,6 +324,30 @@ class Client:
         for job in list(self._open_jobs):
             job.close()
         self._channel.close()
+
+    def _send(self, sending: Sending, timer: Timer) -> pb.Image:
+        while True:
+            try:
+                if sending.broken:
+                    asked = pb.GetUploadRequest(upload_id=sending.upload_id)
+                    sending.resume(self._stub.GetUpload(asked, timeout=timer.left()))
+                return sending.finish(self._stub.Upload(sending.messages(), timeout=timer.left()))
+            except grpc.RpcError as error:
+                time.sleep(sending.wait_after(from_rpc_error(error), timer))
+
+    def _without_large_images(self, request: Request, timer: Timer) -> Request:
+        """Uploads the pictures that do not fit and returns the request as it travels: with references to them."""
+        if fits(request):
+            return request
+        if not self._inline_limit:
+            self._inline_limit = inline_limit(self.server_info(timer.left()).max_message_bytes)
+        sent = type(request)()
+        sent.CopyFrom(request)
+        for images in largest_images(sent, self._inline_limit):
+            reference = self._send(Sending(images[0].data), timer)
+            for image in images:
+                image.CopyFrom(reference)
+        return sent
 
     def _opened(self, job: Stylization) -> Stylization:
         self._open_jobs.add(job)

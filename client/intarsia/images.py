@@ -14,8 +14,8 @@ from intarsia.v1 import style_transfer_pb2 as pb
 
 __all__ = ["ImageSource", "to_image"]
 
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
-"""A path, an encoded picture, or a PIL image."""
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | pb.Image
+"""A path, an encoded picture, a PIL image, or the API's own message: what `Client.upload` returns."""
 
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
@@ -27,6 +27,8 @@ def to_image(source: ImageSource) -> pb.Image:
         OSError: The file cannot be read.
         RequestError: The PIL image has a mode that no lossless format takes.
     """
+    if isinstance(source, pb.Image):
+        return source
     if isinstance(source, bytes):
         return pb.Image(data=source)
     if isinstance(source, Image.Image):

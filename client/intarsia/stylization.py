@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -16,6 +16,7 @@ from intarsia.download import Download
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.request import with_request_id
 from intarsia.result import Result, ResultAssembler
+from intarsia.uploads import NotSentError, Timer
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 
@@ -39,14 +40,19 @@ class Stylization:
     Leaving a `with` block cancels a job that has not ended, unless the job is detached or was only watched.
 
     Attributes:
-        request: What was sent; None if the job is only watched.
+        request: What was asked for, with its pictures; None if the job is only watched.
     """
 
     def __init__(
-        self, stub: StyleTransferServiceStub, attachment: Attachment, request: pb.StylizeRequest | None = None
+        self,
+        stub: StyleTransferServiceStub,
+        attachment: Attachment,
+        request: pb.StylizeRequest | None = None,
+        as_it_travels: Callable[[pb.StylizeRequest, Timer], pb.StylizeRequest] = lambda request, _: request,
     ) -> None:
         self.request = request
         self._stub = stub
+        self._as_it_travels = as_it_travels
         self._attachment = attachment
         self._detached = request is None or request.on_disconnect == pb.ON_DISCONNECT_DETACH
         self._assembler = ResultAssembler()
@@ -54,7 +60,11 @@ class Stylization:
         self._ended = False
         self._stopped = threading.Event()
         self._stream: _Stream | None = None
-        self._open()
+        while self._stream is None:
+            try:
+                self._open()
+            except NotSentError as error:
+                self._recover(error)
 
     @property
     def job_id(self) -> str:
@@ -77,7 +87,7 @@ class Stylization:
                 response = self._receive()
             except StopIteration:
                 self._ended = True
-            except (grpc.RpcError, IntarsiaError) as error:
+            except (grpc.RpcError, IntarsiaError, NotSentError) as error:
                 self._recover(error)
             else:
                 if self._attachment.take(response):
@@ -143,17 +153,29 @@ class Stylization:
             watch = pb.WatchJobRequest(job_id=attachment.job_id, after_sequence=attachment.sequence)
             stream = self._stub.WatchJob(watch, timeout=attachment.timeout)
         else:
-            stream = self._stub.Stylize(self.request or pb.StylizeRequest(), timeout=attachment.timeout)
+            sent = self._sent()
+            stream = self._stub.Stylize(sent, timeout=attachment.timeout)
         self._stream = stream
         if self._stopped.is_set():  # by another thread, which has not seen this stream
             stream.cancel()
         return stream
 
+    def _sent(self) -> pb.StylizeRequest:
+        """Returns the request once its large pictures are on the server: they may be lost there by the next time.
+
+        Raises:
+            NotSentError: They are not.
+        """
+        try:
+            return self._as_it_travels(self.request or pb.StylizeRequest(), Timer(self._attachment.timeout))
+        except IntarsiaError as error:
+            raise NotSentError(error) from error
+
     def _receive(self) -> pb.StylizeResponse:
         message = next(self._stream or self._open())
         return message.event if isinstance(message, pb.WatchJobResponse) else message
 
-    def _recover(self, error: grpc.RpcError | IntarsiaError) -> None:
+    def _recover(self, error: grpc.RpcError | IntarsiaError | NotSentError) -> None:
         """Waits until the next call is due.
 
         Raises:
@@ -163,7 +185,8 @@ class Stylization:
         try:
             if isinstance(error, IntarsiaError):
                 raise error
-            delay = 0.0 if self._stopped.is_set() else self._attachment.failed(from_rpc_error(error))
+            failure = error.reason if isinstance(error, NotSentError) else from_rpc_error(error)
+            delay = 0.0 if self._stopped.is_set() else self._attachment.failed(failure)
             if self._stopped.wait(delay):
                 raise stopped()
         except IntarsiaError as last:

@@ -22,10 +22,12 @@ from intarsia_server.executors.base import ExecutorStartError
 from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.messages import WorkerConfig
 from intarsia_server.jobs.archive import Archive
+from intarsia_server.jobs.files import FileStore
 from intarsia_server.jobs.folder import DataFolder, DataFolderError
 from intarsia_server.jobs.manager import JobManager
-from intarsia_server.jobs.storage import StorageError
+from intarsia_server.jobs.storage import StorageError, storage_errors
 from intarsia_server.jobs.store import StoreError
+from intarsia_server.jobs.uploads import UploadLimits, UploadStore
 from intarsia_server.rpc.access import Access
 from intarsia_server.rpc.certificates import AccessFileError
 from intarsia_server.rpc.errors import to_status
@@ -103,12 +105,13 @@ async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: a
             describe=lambda error: to_status(error).SerializeToString(),
         )
         await jobs.recover()
+        uploads = _upload_store(settings, folder)
     except (StorageError, StoreError) as error:
         log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
         return 1
     health = Health()
     await health.set(False)
-    servicer = StyleTransferServicer(jobs, executor, settings)
+    servicer = StyleTransferServicer(jobs, executor, uploads, settings)
     server = build_server(servicer, health, access, max_message_bytes=settings.max_message_bytes)
     if _answers(settings.address):
         log.error("cannot listen on %s: a server is listening there already", settings.address)
@@ -121,6 +124,7 @@ async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: a
         return 1
     log.info("listening on %s", settings.address)
     jobs.start()
+    tidying = asyncio.create_task(uploads.drop_unused_for_ever())
     pending: set[asyncio.Task[None]] = set()
 
     def on_ready(ready: bool) -> None:
@@ -143,6 +147,7 @@ async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: a
     servicer.cancel_checks()
     await jobs.drain(settings.drain_seconds if code == 0 else 0)
     await server.stop(grace=1)
+    tidying.cancel()
     starting.cancel()
     with contextlib.suppress(asyncio.CancelledError, ExecutorStartError):
         await starting
@@ -169,6 +174,25 @@ def _answers(address: str) -> bool:
         return False
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(address.removeprefix("unix:")) == 0
+
+
+def _upload_store(settings: Settings, folder: DataFolder) -> UploadStore:
+    """What an earlier server left in the folder is taken over.
+
+    Raises:
+        StorageError: the folder cannot be used.
+    """
+    limits = UploadLimits(
+        upload_bytes=settings.max_upload_bytes,
+        client_bytes=settings.max_client_upload_bytes,
+        total_bytes=settings.max_total_upload_bytes,
+        client_unfinished=settings.max_client_uploads,
+        total_unfinished=settings.max_total_uploads,
+        seconds=settings.upload_seconds,
+    )
+    with storage_errors("an upload"):
+        # Files of its own: what a job keeps and what an upload has are not dropped for the same reasons.
+        return UploadStore(folder.uploads / "unfinished", FileStore(folder.uploads / "complete"), limits)
 
 
 def _worker_configs(settings: Settings) -> list[WorkerConfig]:

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
         128, ge=0, description="Memory in which each worker keeps statistics of style images, in MiB; 0 keeps none."
     )
     data_dir: Path | None = Field(
-        None, description="Folder for jobs, inputs, results and checkpoints. None: a temporary one."
+        None, description="Folder for jobs, inputs, results, checkpoints and uploads. None: a temporary one."
     )
     retention_seconds: float = Field(86_400.0, gt=0, description="How long a job is kept after its end.")
     retention_mib: int = Field(
@@ -66,6 +66,13 @@ class Settings(BaseSettings):
     queue_capacity: int = Field(16, ge=0, description="Jobs that may wait.")
     max_pixels: int = Field(36_000_000, ge=1024, description="Largest picture that is decoded or made, in pixels.")
     max_message_bytes: int = Field(64 * 2**20, ge=2**20, description="Largest message that is taken.")
+    max_upload_bytes: int = Field(256 * 2**20, ge=2**20, description="Largest picture that is taken as an upload.")
+    max_client_upload_bytes: int = Field(2**30, ge=2**20, description="Uploads kept for one client, together.")
+    max_total_upload_bytes: int = Field(4 * 2**30, ge=2**20, description="Uploads kept for all clients, together.")
+    max_client_uploads: int = Field(16, ge=1, description="Uploads of one client that may be incomplete at a time.")
+    max_total_uploads: int = Field(256, ge=1, description="Uploads of all clients that may be incomplete at a time.")
+    max_request_bytes: int = Field(256 * 2**20, ge=2**20, description="Uploads that one request refers to, together.")
+    upload_seconds: float = Field(3600.0, gt=0, description="How long an upload is kept that nobody uses.")
     result_chunk_bytes: int = Field(2**20, ge=1024, description="Results above this size are sent in chunks of it.")
     heartbeat_seconds: float = Field(10.0, gt=0, description="Silence after which a stream gets a heartbeat.")
     drain_seconds: float = Field(30.0, ge=0, description="What running jobs are given after SIGTERM.")

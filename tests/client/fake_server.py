@@ -50,6 +50,11 @@ class FakeServer(StyleTransferServiceServicer):
     judge: Judge = field(default_factory=lambda: good_evaluation)
     estimates: list[pb.EstimateRequest] = field(default_factory=list)
     guess: Guess = field(default_factory=lambda: good_estimate)
+    uploads: dict[str, bytearray] = field(default_factory=dict)
+    upload_messages: list[pb.UploadRequest] = field(default_factory=list)
+    upload_failures: list[grpc.StatusCode] = field(default_factory=list)
+    upload_retry_seconds: int | None = None
+    max_message_bytes: int = 64 * 2**20
 
     def Stylize(self, request: pb.StylizeRequest, context: Any) -> Iterator[pb.StylizeResponse]:  # noqa: N802
         self.requests.append(request)
@@ -77,6 +82,28 @@ class FakeServer(StyleTransferServiceServicer):
         self.deadlines.append(context.time_remaining())
         return self.guess(request, context)
 
+    def Upload(self, requests: Iterator[pb.UploadRequest], context: Any) -> pb.UploadResponse:  # noqa: N802
+        """Takes two messages a call while there are failures left to end it with."""
+        for number, message in enumerate(requests):
+            if number == 0:
+                first = message
+            self.upload_messages.append(message)
+            kept = self.uploads.setdefault(first.upload_id, bytearray())
+            if message.offset != len(kept):
+                abort(context, grpc.StatusCode.INVALID_ARGUMENT, "offset", bad_request(("offset", "is wrong")))
+            kept += message.data
+            if number == 1 and self.upload_failures:
+                hints = () if self.upload_retry_seconds is None else (retry_info(self.upload_retry_seconds),)
+                abort(context, self.upload_failures.pop(0), "alas", *hints)
+        received = bytes(self.uploads[first.upload_id])
+        complete = len(received) == first.size_bytes and hashlib.sha256(received).hexdigest() == first.sha256
+        return pb.UploadResponse(upload_id=first.upload_id, received_bytes=len(received), complete=complete)
+
+    def GetUpload(self, request: pb.GetUploadRequest, context: Any) -> pb.GetUploadResponse:  # noqa: N802
+        if request.upload_id not in self.uploads:
+            abort(context, grpc.StatusCode.NOT_FOUND, "no such upload")
+        return pb.GetUploadResponse(received_bytes=len(self.uploads[request.upload_id]))
+
     def GetServerInfo(self, *_: object) -> pb.GetServerInfoResponse:  # noqa: N802
         return pb.GetServerInfoResponse(
             versions={"intarsia": "1.2.3", "torch": "2.13.0"},
@@ -87,7 +114,7 @@ class FakeServer(StyleTransferServiceServicer):
             default_precision=pb.PRECISION_BF16,
             queue_capacity=16,
             max_pixels=50_000_000,
-            max_message_bytes=64 * 2**20,
+            max_message_bytes=self.max_message_bytes,
             methods=["gatys", "masked_gram"],
         )
 

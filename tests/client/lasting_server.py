@@ -36,7 +36,7 @@ class LastingServer(FakeServer):
         result_breaks: The same of downloads, in messages.
         jobs: By id, oldest first.
         kept_from: Of events before that number, watchers get a snapshot.
-        forgetful: Loses its jobs when a stream breaks.
+        forgetful: Loses its jobs and uploads when a stream breaks.
         cancels_on_break: As a server does that sees the break.
         endless: Jobs never get further than their third event, until they are cancelled.
         refusals: What Stylize ends with, in turn.
@@ -172,6 +172,7 @@ class LastingServer(FakeServer):
     def _break(self, job: pb.Job, context: Any) -> NoReturn:
         if self.forgetful:
             self.jobs.clear()
+            self.uploads.clear()
         if self.cancels_on_break:
             self.fail(job, grpc.StatusCode.CANCELLED, "the job was cancelled")
         context.abort(*self.break_with)

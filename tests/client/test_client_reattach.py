@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,16 +31,18 @@ class Outcome:
         return [event.sequence for event in self.events]
 
 
-def run(fake: LastingServer, reattach_seconds: float = 20, **options: object) -> Outcome:
+def run(fake: LastingServer, reattach_seconds: float = 20, content: bytes = b"content", **options: object) -> Outcome:
     with Client(fake.address, reattach_seconds=reattach_seconds) as client:
-        job = client.stylize(b"content", **JOB, **options)  # type: ignore[arg-type]
+        job = client.stylize(content, **JOB, **options)  # type: ignore[arg-type]
         return Outcome(list(job), job.result())
 
 
-def run_async(fake: LastingServer, reattach_seconds: float = 20, **options: object) -> Outcome:
+def run_async(
+    fake: LastingServer, reattach_seconds: float = 20, content: bytes = b"content", **options: object
+) -> Outcome:
     async def go() -> Outcome:
         async with AsyncClient(fake.address, reattach_seconds=reattach_seconds) as client:
-            job = await client.stylize(b"content", **JOB, **options)  # type: ignore[arg-type]
+            job = await client.stylize(content, **JOB, **options)  # type: ignore[arg-type]
             return Outcome([event async for event in job], await job.result())
 
     return asyncio.run(go())
@@ -152,6 +155,37 @@ def test_a_server_that_comes_back_without_its_data(lasting: LastingServer, run: 
     assert outcome.sequences == [*range(1, 8), *range(1, EVENTS + 1)]
     assert len(lasting.requests) == 2
     assert lasting.requests[0] == lasting.requests[1]
+
+
+@both
+def test_large_pictures_are_sent_anew_with_their_request(lasting: LastingServer, run: Run) -> None:
+    large = random.Random(1).randbytes(5 * 2**20)
+    lasting.breaks.append(2)
+    lasting.forgetful = True
+    assert run(lasting, content=large).result.image == picture()
+    first, second = lasting.requests
+    assert first.content.upload_id != second.content.upload_id
+    assert lasting.uploads == {second.content.upload_id: large}
+
+
+@both
+def test_waits_for_room_for_an_upload(lasting: LastingServer, run: Run) -> None:
+    """Also where the whole upload is given up: it is the job that waits."""
+    lasting.upload_failures = [grpc.StatusCode.RESOURCE_EXHAUSTED]
+    lasting.upload_retry_seconds = 0
+    large = random.Random(1).randbytes(5 * 2**20)
+    assert run(lasting, content=large, wait_when_busy=60).result.image == picture()
+    (request,) = lasting.requests
+    assert lasting.uploads[request.content.upload_id] == large
+
+
+@both
+def test_an_upload_that_is_refused_for_good(lasting: LastingServer, run: Run) -> None:
+    lasting.upload_failures = [grpc.StatusCode.INVALID_ARGUMENT]
+    with pytest.raises(IntarsiaError) as caught:
+        run(lasting, content=bytes(5 * 2**20), wait_when_busy=60)
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert not lasting.requests
 
 
 @both

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from intarsia_server.engine.cancel import poll
 from intarsia_server.engine.label_finder import Tools
+from intarsia_server.jobs.files import FileStore
 from intarsia_server.jobs.manager import DrainingError
+from intarsia_server.jobs.uploads import UploadLimits, UploadStore
 from intarsia_server.rpc.callers import Caller
 from intarsia_server.rpc.servicer import StyleTransferServicer
 from intarsia_server.settings import Settings
@@ -45,11 +48,15 @@ class EndlessCheck:
     ],
     ids=["the call ends", "the server drains"],
 )
-def test_a_check_stops(stop: Stop, error: type[BaseException]) -> None:
+def test_a_check_stops(tmp_path: Path, stop: Stop, error: type[BaseException]) -> None:
     async def scenario() -> None:
         bench, check = Bench(), EndlessCheck()
         await bench.start()
-        servicer = StyleTransferServicer(bench.manager, bench.executor, Settings())
+        limits = UploadLimits(
+            upload_bytes=1, client_bytes=1, total_bytes=1, client_unfinished=1, total_unfinished=1, seconds=1
+        )
+        uploads = UploadStore(tmp_path / "unfinished", FileStore(tmp_path / "complete"), limits)
+        servicer = StyleTransferServicer(bench.manager, bench.executor, uploads, Settings())
         submit = servicer._submit(transfer_request(1), "id", Caller("client", ""), check)
         task: asyncio.Task[object] = asyncio.create_task(submit)
         assert await asyncio.to_thread(check.began.wait, LONG)

@@ -18,7 +18,7 @@ class DataFolderError(RuntimeError):
 
 
 class DataFolder:
-    """One folder: the lock, the database, inputs, results and checkpoints.
+    """One folder: the lock, the database, inputs, results, checkpoints and uploads.
 
     Args:
         path: made if it is not there. None: a temporary one, which goes when it is closed.
@@ -54,6 +54,11 @@ class DataFolder:
     def checkpoints(self) -> Path:
         """One file a job that runs, or that is to go on."""
         return self.path / "checkpoints"
+
+    @property
+    def uploads(self) -> Path:
+        """Pictures that came ahead of requests."""
+        return self.path / "uploads"
 
     def close(self) -> None:
         """Lets another server have it; a temporary one is removed."""

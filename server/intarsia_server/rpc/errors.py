@@ -23,6 +23,7 @@ from intarsia_server.jobs.manager import (
     UnknownJobError,
 )
 from intarsia_server.jobs.storage import StorageError, StorageFullError
+from intarsia_server.jobs.uploads import UploadBusyError, UploadNotFoundError, UploadsFullError
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,9 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (OutOfMemoryError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (StorageFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (UploadsFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (UploadBusyError, grpc.StatusCode.ABORTED),
+    (UploadNotFoundError, grpc.StatusCode.NOT_FOUND),
     (DuplicateRequestError, grpc.StatusCode.ALREADY_EXISTS),
     (UnknownJobError, grpc.StatusCode.NOT_FOUND),
     (ResultGoneError, grpc.StatusCode.NOT_FOUND),
@@ -84,7 +88,7 @@ def _details(error: Exception) -> list[any_pb2.Any]:
         case InvalidInputError(field=field, reason=reason):
             violation = error_details_pb2.BadRequest.FieldViolation(field=_short(field), description=_short(reason))
             detail = error_details_pb2.BadRequest(field_violations=[violation])
-        case QueueFullError(retry_seconds=seconds):
+        case QueueFullError(retry_seconds=seconds) | UploadsFullError(retry_seconds=seconds):
             delay = duration_pb2.Duration()
             delay.FromNanoseconds(int(seconds * 1e9))
             detail = error_details_pb2.RetryInfo(retry_delay=delay)

@@ -312,24 +312,47 @@ def _enum(kind: type[Choice], wrapper: Any, number: int, default: Choice, path: 
     return kind(wrapper.Name(number).removeprefix(prefix).lower())
 
 
-def refuse_unknown_fields(message: Message, path: str = "") -> None:
+def images_of(message: Message) -> Iterator[tuple[str, pb.Image]]:
+    """Every picture in a request, with its path.
+
+    Raises:
+        InvalidInputError: a list of more than `MAX_SEGMENTS` messages.
+    """
+    for path, part in _messages_in(message):
+        if isinstance(part, pb.Image):
+            yield path, part
+
+
+def refuse_unknown_fields(message: Message) -> None:
     """A field from a newer API must not be ignored: the result would silently be another one.
 
     Raises:
         InvalidInputError: naming the message that has one, or a list of more than `MAX_SEGMENTS` messages.
     """
-    unknown = UnknownFieldSet(message)
-    if len(unknown):
-        # A message may bring millions; a few of them say enough.
-        numbers = ", ".join(str(unknown[index].field_number) for index in range(min(len(unknown), 8)))
-        raise InvalidInputError(path or "request", f"has fields that this server does not know: number {numbers}")
+    for path, part in _messages_in(message):
+        unknown = UnknownFieldSet(part)
+        if len(unknown):
+            # A message may bring millions; a few of them say enough.
+            numbers = ", ".join(str(unknown[index].field_number) for index in range(min(len(unknown), 8)))
+            raise InvalidInputError(path or "request", f"has fields that this server does not know: number {numbers}")
+
+
+def _messages_in(message: Message, path: str = "") -> Iterator[tuple[str, Message]]:
+    """The message itself and all within it, each with its path, in the order of their fields.
+
+    Raises:
+        InvalidInputError: a list of more than `MAX_SEGMENTS` messages.
+    """
+    yield path, message
     for field, value in message.ListFields():
         if field.message_type is None:
             continue
-        if field.is_repeated and len(value) > MAX_SEGMENTS:
+        name = f"{path}.{field.name}" if path else field.name
+        if not field.is_repeated:
+            yield from _messages_in(value, name)
+            continue
+        if len(value) > MAX_SEGMENTS:
             # Before the walk: a small message may hold a million entries, and the event loop would stand still.
-            name = f"{path}.{field.name}" if path else field.name
             raise InvalidInputError(name, f"has {len(value)} entries, at most {MAX_SEGMENTS} are allowed")
-        for index, item in enumerate(value if field.is_repeated else [value]):
-            step = f"{field.name}[{index}]" if field.is_repeated else field.name
-            refuse_unknown_fields(item, f"{path}.{step}" if path else step)
+        for index, item in enumerate(value):
+            yield from _messages_in(item, f"{name}[{index}]")

@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
@@ -30,6 +30,7 @@ from intarsia_server.jobs.archive import EndedJobError
 from intarsia_server.jobs.manager import DrainingError, JobManager, Payload
 from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.record import JobRecord
+from intarsia_server.jobs.uploads import UploadStore
 from intarsia_server.rpc.callers import Caller, caller_of
 from intarsia_server.rpc.errors import NoResultError
 from intarsia_server.rpc.estimates import to_estimate_response
@@ -46,6 +47,7 @@ from intarsia_server.rpc.requests import (
     to_transfer_request,
 )
 from intarsia_server.rpc.responses import PRECISIONS, Responses, to_device, to_job, to_result, to_segment_response
+from intarsia_server.rpc.uploads import Uploads
 from intarsia_server.settings import Settings
 
 VERSIONED = ("intarsia", "torch", "torchvision", "grpcio", "protobuf", "pillow")
@@ -57,10 +59,11 @@ DECODERS = 2
 class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     """Serves the API on top of the job manager."""
 
-    def __init__(self, jobs: JobManager, executor: Executor, settings: Settings) -> None:
+    def __init__(self, jobs: JobManager, executor: Executor, uploads: UploadStore, settings: Settings) -> None:
         self._jobs = jobs
         self._executor = executor
         self._settings = settings
+        self._uploads = Uploads(uploads, max_request_bytes=settings.max_request_bytes)
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="intarsia-decoder")
         self._checks: set[threading.Event] = set()
         self._known = KnownPictures()
@@ -77,19 +80,20 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         """Runs one job, or attaches to it; unless it is detached, it ends with the last call that has its events."""
         caller = caller_of(context)
         request_id = to_request_id(request)
-        transfer_request = to_transfer_request(
-            request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
-        )
-        payload = await asyncio.to_thread(to_payload, request)
-        job = await self._jobs.find(caller.owner, request_id, payload)
-        if job is None:
-            job = await self._submit(
-                transfer_request,
-                request_id,
-                caller,
-                lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
-                payload,
+        async with self._uploads.filled(request, caller):
+            transfer_request = to_transfer_request(
+                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
             )
+            payload = await asyncio.to_thread(to_payload, request)
+            job = await self._jobs.find(caller.owner, request_id, payload)
+            if job is None:
+                job = await self._submit(
+                    transfer_request,
+                    request_id,
+                    caller,
+                    lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
+                    payload,
+                )
         cancel = request.on_disconnect != pb.ON_DISCONNECT_DETACH
         async with aclosing(self._events(job, context, cancel=cancel)) as responses:
             async for response in responses:
@@ -154,15 +158,17 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self, request: pb.SegmentRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.SegmentResponse:
         """Finds the labels of one content image."""
-        segmentation_request = to_segmentation_request(request)
-        job = await self._submit(
-            segmentation_request,
-            str(uuid.uuid4()),
-            caller_of(context),
-            lambda tools: Checked(
-                check_segmentation(segmentation_request, max_pixels=self._settings.max_pixels, tools=tools)
-            ),
-        )
+        caller = caller_of(context)
+        async with self._uploads.filled(request, caller):
+            segmentation_request = to_segmentation_request(request)
+            job = await self._submit(
+                segmentation_request,
+                str(uuid.uuid4()),
+                caller,
+                lambda tools: Checked(
+                    check_segmentation(segmentation_request, max_pixels=self._settings.max_pixels, tools=tools)
+                ),
+            )
         event = await self._final_event(job, context)
         assert isinstance(event, SegmentedEvent)
         return to_segment_response(event)
@@ -171,17 +177,19 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self, request: pb.EvaluateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EvaluateResponse:
         """Judges one picture."""
-        evaluation_request = to_evaluation_request(
-            request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
-        )
-        job = await self._submit(
-            evaluation_request,
-            str(uuid.uuid4()),
-            caller_of(context),
-            lambda tools: Checked(
-                check_evaluation_inputs(evaluation_request, max_pixels=self._settings.max_pixels, tools=tools)
-            ),
-        )
+        caller = caller_of(context)
+        async with self._uploads.filled(request, caller):
+            evaluation_request = to_evaluation_request(
+                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
+            )
+            job = await self._submit(
+                evaluation_request,
+                str(uuid.uuid4()),
+                caller,
+                lambda tools: Checked(
+                    check_evaluation_inputs(evaluation_request, max_pixels=self._settings.max_pixels, tools=tools)
+                ),
+            )
         event = await self._final_event(job, context)
         assert isinstance(event, EvaluatedEvent)
         return to_evaluate_response(event.evaluation)
@@ -190,13 +198,14 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self, request: pb.EstimateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EstimateResponse:
         """Says what one job would take, from what is known of the device and of the jobs before it."""
-        transfer_request = to_estimated_request(
-            request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
-        )
-        with fields_of("job"):
-            checked = await self._check(
-                lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools)
+        async with self._uploads.filled(request, caller_of(context)):
+            transfer_request = to_estimated_request(
+                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
             )
+            with fields_of("job"):
+                checked = await self._check(
+                    lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools)
+                )
         async with asyncio.timeout(context.time_remaining()):
             info = await self._executor.started()
         return to_estimate_response(
@@ -207,6 +216,18 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             slots=self._executor.slots,
             default_encoder=self._settings.encoder,
         )
+
+    async def Upload(  # noqa: N802 - the API's name
+        self, request_iterator: AsyncIterator[pb.UploadRequest], context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.UploadResponse:
+        """Takes one picture, or some of it."""
+        return await self._uploads.upload(request_iterator, caller_of(context))
+
+    async def GetUpload(  # noqa: N802 - the API's name
+        self, request: pb.GetUploadRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetUploadResponse:
+        """Says how much of a picture has arrived."""
+        return self._uploads.get_upload(request, caller_of(context))
 
     async def _submit(
         self,
