@@ -6,6 +6,7 @@ import itertools
 import signal
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -283,3 +284,24 @@ def test_second_server_on_a_data_directory_does_not_start(start_server: Start, t
     assert "in use by another server" in second.log
     with first.stub() as stub:
         assert_serves(stub)
+
+
+def test_watchers_that_do_not_read_hold_nobody_up(stub: StyleTransferServiceStub) -> None:
+    request = tiny_request(steps=400)
+    request.preview_interval = 1
+    call = stub.Stylize(request, timeout=LONG)
+    job_id = read_until(call, "accepted").job_id
+    watch = pb.WatchJobRequest(job_id=job_id)
+    slow = [stub.WatchJob(watch, timeout=2 * LONG) for _ in range(10)]
+    with ThreadPoolExecutor(10) as pool:
+        quick = list(pool.map(lambda _: watched(stub, job_id), range(10)))
+    last = read_until(call, "completed")
+    for responses in (*quick, *([response.event for response in responses] for responses in slow)):
+        numbers = [response.sequence for response in responses if not response.HasField("heartbeat")]
+        assert numbers == sorted(set(numbers))
+        for before, response in itertools.pairwise(
+            response for response in responses if not response.HasField("heartbeat")
+        ):
+            assert response.sequence == before.sequence + 1 or response.HasField("snapshot")
+        assert responses[-1].completed == last
+        assert sum(response.HasField("result") for response in responses) == 1
