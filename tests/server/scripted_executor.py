@@ -49,6 +49,9 @@ class ScriptedExecutor(Executor):
         for seed in seeds:
             self._gates[seed].set()
 
+    def may_go(self, seed: int) -> bool:
+        return self._gates[seed].is_set()
+
     def fail_once(self, seed: int) -> None:
         """The run at work fails; the next one waits again."""
         self._gates.pop(seed).set()
