@@ -289,7 +289,7 @@ def test_what_a_dead_worker_left_is_removed(path: Path) -> None:
 
 
 def test_a_message_says_where_a_job_goes_on() -> None:
-    (watched,) = Responses().messages(Numbered(4, 0.0, ResumedEvent("segment 1", 7)))
+    (watched,) = Responses().messages(Numbered(4, 0.0, ResumedEvent("segment 1", 7), 4, None))
     message = watched.event
     assert message.sequence == 4
     assert (message.resumed.stage, message.resumed.step) == ("segment 1", 7)
