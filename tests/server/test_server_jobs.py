@@ -224,8 +224,10 @@ def test_killed_server_has_every_job_that_was_accepted(start_server: Start, tmp_
     server.wait_until_ready()
     with server.stub() as stub:
         done = run_job(stub, requests[0])
-        calls = [stub.Stylize(request, timeout=LONG) for request in requests[1:]]
-        ids = [read_until(call, "accepted").job_id for call in calls]
+        calls, ids = [], []
+        for request in requests[1:]:  # one after the other: calls at once may come in any order
+            calls.append(stub.Stylize(request, timeout=LONG))
+            ids.append(read_until(calls[-1], "accepted").job_id)
         last = list(itertools.islice(calls[0], 5))[-1].sequence
         server.process.kill()
         for call in calls:
