@@ -32,7 +32,7 @@ Request = TypeVar("Request", bound=Message)
 
 
 class NotSentError(Exception):
-    """Pictures of a job could not be sent ahead: its request has to wait, or to be given up, as if it had failed itself.
+    """Pictures of a job could not be sent ahead: its request waits, or is given up, as if it had failed itself.
 
     Attributes:
         reason: Why.

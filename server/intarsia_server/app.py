@@ -89,22 +89,7 @@ async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: a
     loop = asyncio.get_running_loop()
     executor = LocalExecutor(_worker_configs(settings))
     try:
-        archive = Archive(
-            folder,
-            retention_seconds=settings.retention_seconds,
-            retention_bytes=settings.retention_mib * 2**20,
-        )
-        jobs = JobManager(
-            executor,
-            archive,
-            folder.checkpoints,
-            capacity=settings.queue_capacity,
-            chunk_bytes=settings.result_chunk_bytes,
-            durable=folder.durable,
-            revive=functools.partial(from_payload, default_encoder=settings.encoder, encoders=settings.encoders),
-            describe=lambda error: to_status(error).SerializeToString(),
-        )
-        await jobs.recover()
+        archive, jobs = await _recovered_jobs(settings, executor, folder)
         uploads = _upload_store(settings, folder)
     except (StorageError, StoreError) as error:
         log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
@@ -176,8 +161,35 @@ def _answers(address: str) -> bool:
         return probe.connect_ex(address.removeprefix("unix:")) == 0
 
 
-def _upload_store(settings: Settings, folder: DataFolder) -> UploadStore:
+async def _recovered_jobs(
+    settings: Settings, executor: LocalExecutor, folder: DataFolder
+) -> tuple[Archive, JobManager]:
     """What an earlier server left in the folder is taken over.
+
+    Raises:
+        StorageError, StoreError: the folder cannot be used.
+    """
+    archive = Archive(
+        folder,
+        retention_seconds=settings.retention_seconds,
+        retention_bytes=settings.retention_mib * 2**20,
+    )
+    jobs = JobManager(
+        executor,
+        archive,
+        folder.checkpoints,
+        capacity=settings.queue_capacity,
+        chunk_bytes=settings.result_chunk_bytes,
+        durable=folder.durable,
+        revive=functools.partial(from_payload, default_encoder=settings.encoder, encoders=settings.encoders),
+        describe=lambda error: to_status(error).SerializeToString(),
+    )
+    await jobs.recover()
+    return archive, jobs
+
+
+def _upload_store(settings: Settings, folder: DataFolder) -> UploadStore:
+    """The same of uploads.
 
     Raises:
         StorageError: the folder cannot be used.

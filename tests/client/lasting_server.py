@@ -57,7 +57,6 @@ class LastingServer(FakeServer):
     watches: list[pb.WatchJobRequest] = field(default_factory=list)
     downloads: list[pb.GetResultRequest] = field(default_factory=list)
     pages: list[pb.ListJobsRequest] = field(default_factory=list)
-    begun: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
     image: bytes = field(default_factory=picture)
     announced_sha256: str = ""
@@ -162,7 +161,6 @@ class LastingServer(FakeServer):
         if job.state == pb.JOB_STATE_RUNNING:
             ended = threading.Event()
             context.add_callback(ended.set)
-            self.begun.set()
             while not ended.wait(0.01) and not self.cancelled.is_set():
                 pass
         if job.error_code:

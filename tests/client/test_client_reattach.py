@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import grpc
 import pytest
@@ -31,19 +30,42 @@ class Outcome:
         return [event.sequence for event in self.events]
 
 
-def run(fake: LastingServer, reattach_seconds: float = 20, content: bytes = b"content", **options: object) -> Outcome:
-    with Client(fake.address, reattach_seconds=reattach_seconds) as client:
+Listener = Callable[[pb.StylizeResponse], None]
+
+
+def run(
+    fake: LastingServer,
+    reattach_seconds: float = 20,
+    address: str = "",
+    content: bytes = b"content",
+    listener: Listener = lambda _: None,
+    **options: object,
+) -> Outcome:
+    with Client(address or fake.address, reattach_seconds=reattach_seconds) as client:
         job = client.stylize(content, **JOB, **options)  # type: ignore[arg-type]
-        return Outcome(list(job), job.result())
+        events = []
+        for event in job:
+            events.append(event)
+            listener(event)
+        return Outcome(events, job.result())
 
 
 def run_async(
-    fake: LastingServer, reattach_seconds: float = 20, content: bytes = b"content", **options: object
+    fake: LastingServer,
+    reattach_seconds: float = 20,
+    address: str = "",
+    content: bytes = b"content",
+    listener: Listener = lambda _: None,
+    **options: object,
 ) -> Outcome:
     async def go() -> Outcome:
-        async with AsyncClient(fake.address, reattach_seconds=reattach_seconds) as client:
+        async with AsyncClient(address or fake.address, reattach_seconds=reattach_seconds) as client:
             job = await client.stylize(content, **JOB, **options)  # type: ignore[arg-type]
-            return Outcome([event async for event in job], await job.result())
+            events = []
+            async for event in job:
+                events.append(event)
+                listener(event)
+            return Outcome(events, await job.result())
 
     return asyncio.run(go())
 
@@ -381,7 +403,6 @@ def test_a_server_that_was_killed_and_comes_back(lasting: LastingServer) -> None
 @both
 @pytest.mark.parametrize("fault", ["cut", "reset", "half_close", "blackhole"])
 def test_a_network_that_fails(lasting: LastingServer, run: Run, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While events wait to be sent: the server knows nothing of it yet, or has cancelled nothing for it."""
     names = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
     impatient = tuple({**dict(CHANNEL_OPTIONS), **dict.fromkeys(names, 500)}.items())
     for module in ("intarsia.client", "intarsia.aio"):
@@ -389,18 +410,14 @@ def test_a_network_that_fails(lasting: LastingServer, run: Run, fault: str, monk
     lasting.endless = True
     with FaultProxy(lasting.address.removeprefix("unix:")) as proxy:
 
-        def fail_then_finish() -> None:
-            lasting.begun.wait(10)
-            proxy.fail(fault)
-            for job in lasting.jobs.values():
-                job.state = pb.JOB_STATE_SUCCEEDED
+        def fail_then_finish(event: pb.StylizeResponse) -> None:
+            if event.sequence == 3:
+                proxy.fail(fault)
+                for job in lasting.jobs.values():
+                    job.state = pb.JOB_STATE_SUCCEEDED
 
-        failing = threading.Thread(target=fail_then_finish)
-        failing.start()
-        lasting_through_proxy = replace(lasting, address=proxy.address)
-        outcome = run(lasting_through_proxy)
-        failing.join()
+        outcome = run(lasting, address=proxy.address, listener=fail_then_finish)
     assert outcome.result.image == picture()
     assert outcome.sequences == list(range(1, EVENTS + 1))
     assert len(lasting.jobs) == 1
-    assert lasting.watches
+    assert [watch.after_sequence for watch in lasting.watches] == [3]

@@ -38,7 +38,6 @@ class ScriptedExecutor(Executor):
         self.begun: list[int] = []
         self.checkpoints: list[Path | None] = []
         self.ended: list[int] = []
-        self.checkpoints: list[Path | None] = []
         self.most_at_once = 0
         self.failures: dict[int, Exception] = {}
         self.fail_before_cancel = False
@@ -48,6 +47,9 @@ class ScriptedExecutor(Executor):
     def let_go(self, *seeds: int) -> None:
         for seed in seeds:
             self._gates[seed].set()
+
+    def may_go(self, seed: int) -> bool:
+        return self._gates[seed].is_set()
 
     def fail_once(self, seed: int) -> None:
         """The run at work fails; the next one waits again."""
@@ -63,7 +65,6 @@ class ScriptedExecutor(Executor):
         assert isinstance(request, TransferRequest)
         self.checkpoints.append(checkpoint)
         self.begun.append(request.seed)
-        self.checkpoints.append(checkpoint)
         self.most_at_once = max(self.most_at_once, len(self.begun) - len(self.ended))
         try:
             yield StageStarted("masked gram", 0, 1, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import grpc
 import pytest
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
@@ -78,16 +80,17 @@ def test_unread_call_that_is_cancelled_at_once(server: ServerProcess, stub: Styl
 
 
 @pytest.mark.parametrize("spelling", [str.upper, lambda text: text.replace("-", "")], ids=["upper case", "no dashes"])
-def test_request_id_is_free_again_after_the_job(stub: StyleTransferServiceStub, spelling: object) -> None:
+def test_request_id_belongs_to_its_job(stub: StyleTransferServiceStub, spelling: object) -> None:
     assert callable(spelling)
     request = long_request()
-    request.request_id = "6f8a52c3-8d1c-4a4e-9d0a-0f6a3c1e2b4d"
+    request.request_id = str(uuid.uuid4())
     first = stub.Stylize(request, timeout=LONG)
     assert read_until(first, "accepted").request_id == request.request_id
-    again = tiny_request(steps=1)
-    again.request_id = spelling(request.request_id)
-    failure = failure_of(stub.Stylize(again, timeout=LONG))
-    assert failure.code is grpc.StatusCode.ALREADY_EXISTS
+    another = tiny_request(steps=1)
+    another.request_id = spelling(request.request_id)
+    assert failure_of(stub.Stylize(another, timeout=LONG)).code is grpc.StatusCode.ALREADY_EXISTS
     first.cancel()
     assert_serves(stub)
-    assert run_job(stub, again).of("accepted")[0].request_id == request.request_id
+    assert failure_of(stub.Stylize(another, timeout=LONG)).code is grpc.StatusCode.ALREADY_EXISTS
+    request.request_id = another.request_id
+    assert failure_of(stub.Stylize(request, timeout=LONG)).code is grpc.StatusCode.CANCELLED

@@ -46,8 +46,8 @@ from intarsia_server.executors.checkpoint_files import part_of, remove_checkpoin
 from intarsia_server.executors.checkpoints import CheckpointWriter, read_checkpoint
 from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.messages import WorkerConfig
-from intarsia_server.jobs.events import JobEvent
-from intarsia_server.rpc.responses import ResponseStream
+from intarsia_server.jobs.events import Numbered
+from intarsia_server.rpc.responses import Responses
 from server_process import LONG, children, command_line, eventually
 
 MINE = "a" * 64
@@ -289,8 +289,8 @@ def test_what_a_dead_worker_left_is_removed(path: Path) -> None:
 
 
 def test_a_message_says_where_a_job_goes_on() -> None:
-    event: JobEvent = ResumedEvent("segment 1", 7)
-    (message,) = ResponseStream(chunk_bytes=1024).messages(4, 0.0, event)
+    (watched,) = Responses().messages(Numbered(4, 0.0, ResumedEvent("segment 1", 7), 4, None))
+    message = watched.event
     assert message.sequence == 4
     assert (message.resumed.stage, message.resumed.step) == ("segment 1", 7)
 

@@ -1,4 +1,4 @@
-"""A worker process that is killed: its job fails, another worker takes its place, the server lives on."""
+"""A worker process that is killed: another takes its place and its job, the server lives on."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ def test_worker_killed_while_it_works(start_server: Callable[..., ServerProcess]
     with server.channel() as channel, server.stub() as stub:
         health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=LONG)
         assert next(health).status == SERVING
-        doomed = stub.Stylize(long_request(), timeout=LONG)
-        read_until(doomed, "progress")
+        job = stub.Stylize(tiny_request(steps=60), timeout=LONG)
+        read_until(job, "progress")
         waiting = stub.Stylize(tiny_request(steps=1), timeout=LONG)
         read_until(waiting, "accepted")
 
         os.kill(worker, signal.SIGKILL)
-        failure = failure_of(doomed)
-        assert failure.code is grpc.StatusCode.UNAVAILABLE
-        assert "worker" in failure.message
         assert next(health).status == NOT_SERVING
+        read_until(job, "resumed")
+        assert read_until(job, "result").image.data
         read_until(waiting, "completed")
         assert next(health).status == SERVING
         health.cancel()
@@ -51,12 +50,25 @@ def test_job_cancelled_while_its_worker_is_replaced(start_server: Callable[..., 
     server = start_server()
     server.wait_until_ready()
     with server.stub() as stub:
-        doomed = stub.Stylize(long_request(), timeout=LONG)
-        read_until(doomed, "progress")
-        os.kill(server.workers()[0], signal.SIGKILL)
-        assert failure_of(doomed).code is grpc.StatusCode.UNAVAILABLE
         call = stub.Stylize(long_request(), timeout=LONG)
         job_id = read_until(call, "accepted").job_id
+        read_until(call, "progress")
+        os.kill(server.workers()[0], signal.SIGKILL)
+        server.wait_for_log(f"job {job_id} goes on with another worker")
         call.cancel()
         server.wait_for_log(f"job {job_id} cancelled")
+        assert_serves(stub)
+
+
+def test_job_that_takes_every_worker_along_fails(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    server.wait_until_ready()
+    with server.stub() as stub:
+        call = stub.Stylize(long_request(), timeout=3 * LONG)
+        for _ in range(3):
+            read_until(call, "progress")
+            os.kill(server.workers()[0], signal.SIGKILL)
+        failure = failure_of(call)
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
+        assert "worker" in failure.message
         assert_serves(stub)

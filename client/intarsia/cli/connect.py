@@ -139,7 +139,8 @@ def open_client(server: str | None) -> Iterator[Client]:
             try:
                 client.wait_ready(_CONNECT_TIMEOUT)
             except IntarsiaError as error:
-                error.add_note("  without TLS (--tls-ca)" if credentials is None else "  over TLS")
+                if not server.startswith("unix:"):
+                    error.add_note("  without TLS (--tls-ca)" if credentials is None else "  over TLS")
                 raise
             yield client
         return

@@ -356,7 +356,8 @@ class JobManager:
             job.log.close(error)
             return
         job.queue_position = self.next_position
-        self._publish(job, AcceptedEvent(job.job_id, job.request_id, job.queue_position, *job.size))
+        accepted = AcceptedEvent(job.job_id, job.request_id, job.queue_position, *job.size)
+        self._publish(job, accepted, at=job.created_at)
         self._accepted(job)
         log.info("job %s accepted: %s, %dx%d", job.job_id, job.request.kind, *job.size)
 
@@ -514,8 +515,8 @@ class JobManager:
             return
         job.move_to(JobState.SUCCEEDED)
         job.ended_at, job.fraction, job.outcome = now, 1.0, outcome
-        self._publish(job, stored)
-        self._publish(job, completed)
+        self._publish(job, stored, at=now)
+        self._publish(job, completed, at=now)
         self._leave(job, None)
 
     def _end(self, job: Job, state: JobState, error: Exception | None = None) -> Coroutine[Any, Any, None]:
@@ -575,8 +576,8 @@ class JobManager:
             raise DuplicateRequestError(f"request_id {found.request_id} is another request's")
         return found
 
-    def _publish(self, job: Job, event: JobEvent) -> None:
-        job.log.publish(event)
+    def _publish(self, job: Job, event: JobEvent, *, at: float | None = None) -> None:
+        job.log.publish(event, at=at)
         for observer in self._observers:
             observer.published(job, event)
 
