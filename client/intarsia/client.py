@@ -17,6 +17,7 @@ from intarsia.images import ImageSource
 from intarsia.request import StylizeOptions, build_request
 from intarsia.result import Result, ResultAssembler
 from intarsia.segmentation import SegmentationOptions, build_segment_request
+from intarsia.tracing import traced
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 
@@ -53,7 +54,7 @@ class Client:
             if credentials is None
             else grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
         )
-        self._stub = StyleTransferServiceStub(self._channel)
+        self._stub = StyleTransferServiceStub(traced(self._channel))
 
     @classmethod
     @contextmanager

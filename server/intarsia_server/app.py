@@ -21,9 +21,13 @@ from intarsia_server.executors.base import ExecutorStartError
 from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.messages import WorkerConfig
 from intarsia_server.jobs.manager import JobManager
-from intarsia_server.rpc.server import Health, build_server
+from intarsia_server.logs import set_up_logs
+from intarsia_server.rpc.errors import code_of
+from intarsia_server.rpc.server import METHODS, Health, build_server
 from intarsia_server.rpc.servicer import StyleTransferServicer
 from intarsia_server.settings import Settings
+from intarsia_server.telemetry.telemetry import Telemetry
+from intarsia_server.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             place = f"INTARSIA_{str(problem['loc'][0]).upper()}: " if problem["loc"] else ""
             print(f"{place}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s server %(message)s")
+    set_up_logs("server", level=settings.log_level, log_format=settings.log_format)
     return asyncio.run(serve(settings, exit_with_stdin=options.exit_with_stdin))
 
 
@@ -56,19 +60,27 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
         threading.Thread(target=_wait_for_stdin, args=(loop, stop), daemon=True).start()
 
     executor = LocalExecutor(_worker_configs(settings))
-    jobs = JobManager(executor, capacity=settings.queue_capacity)
+    telemetry = Telemetry(settings.metrics_address, code_of=lambda error: code_of(error).name, versions=versions())
+    jobs = JobManager(executor, capacity=settings.queue_capacity, observers=telemetry.observers)
     health = Health()
     await health.set(False)
     servicer = StyleTransferServicer(jobs, executor, settings)
-    server = build_server(servicer, health, max_message_bytes=settings.max_message_bytes)
+    server = build_server(
+        servicer,
+        health,
+        max_message_bytes=settings.max_message_bytes,
+        interceptors=telemetry.interceptors(METHODS),
+    )
     if _answers(settings.address):
         log.error("cannot listen on %s: a server is listening there already", settings.address)
         return 1
     try:
+        telemetry.start(lambda: jobs.jobs, executor.workers, capacity=settings.queue_capacity)
         server.add_insecure_port(settings.address)
         await server.start()
-    except RuntimeError as error:
-        log.error("cannot listen on %s: %s", settings.address, error)  # noqa: TRY400 - no defect, no traceback
+    except (OSError, RuntimeError) as error:  # of the metrics, of gRPC
+        address = settings.metrics_address if isinstance(error, OSError) else settings.address
+        log.error("cannot listen on %s: %s", address, error)  # noqa: TRY400 - no defect, no traceback
         return 1
     log.info("listening on %s", settings.address)
     jobs.start()
@@ -98,6 +110,7 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
     with contextlib.suppress(asyncio.CancelledError, ExecutorStartError):
         await starting
     await executor.stop()
+    await telemetry.stop()
     log.info("stopped")
     return code
 
@@ -133,6 +146,7 @@ def _worker_configs(settings: Settings) -> list[WorkerConfig]:
             max_pixels=settings.max_pixels,
             target_cache_bytes=settings.target_cache_mib * 2**20,
             log_level=settings.log_level,
+            log_format=settings.log_format,
         )
         for device in settings.devices or _default_devices()
     ]

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from intarsia_server.engine.request import SegmentationModel
+from intarsia_server.logs import LogFormat
 
 
 def _from_json(value: object) -> object:
@@ -55,6 +56,10 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(10.0, gt=0, description="Silence after which a stream gets a heartbeat.")
     drain_seconds: float = Field(30.0, ge=0, description="What running jobs are given after SIGTERM.")
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_format: LogFormat = Field("text", description="Lines for people, or one JSON object a line.")
+    metrics_address: str = Field(
+        "", pattern=r"^(.+:\d{1,5})?$", description="HOST:PORT for Prometheus; empty: no metrics."
+    )
 
     @property
     def encoders(self) -> tuple[str, ...]:

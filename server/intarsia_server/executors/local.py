@@ -15,6 +15,7 @@ from intarsia_server.executors.base import (
     ExecutorInfo,
     ExecutorStartError,
     WorkerDiedError,
+    WorkerStatus,
 )
 from intarsia_server.executors.messages import WorkerConfig
 from intarsia_server.executors.process import WorkerProcess
@@ -71,6 +72,10 @@ class LocalExecutor(Executor):
         info = self.info()
         assert info is not None
         return info
+
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        """One a configuration."""
+        return tuple(worker.status() for worker in self._workers)
 
     async def stop(self) -> None:
         """Ends every worker, by force where it does not end by itself."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from intarsia_server.engine.cost.speed import Speed
 from intarsia_server.engine.request import Precision, SegmentationModel, Work
 from intarsia_server.executors.base import ExecutorEvent, ExecutorInfo
+from intarsia_server.logs import LogFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,7 @@ class WorkerConfig:
     max_pixels: int
     target_cache_bytes: int
     log_level: str
+    log_format: LogFormat
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,13 @@ class Learned:
 
 
 @dataclass(frozen=True)
+class Holding:
+    """The worker holds that many bytes of its GPU's memory."""
+
+    device_memory: int
+
+
+@dataclass(frozen=True)
 class Failed:
     """The work, or the start, ended with this error."""
 
@@ -50,10 +59,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class RunCommand:
-    """Run this; `serial` grows by one with each request and is what a cancel refers to."""
+    """Run this; `serial` grows by one with each request and is what a cancel refers to.
+
+    What is logged meanwhile has `log_fields`.
+    """
 
     serial: int
     request: Work
+    log_fields: Mapping[str, str]
 
 
-WorkerMessage = Ready | Learned | Failed | ExecutorEvent
+WorkerMessage = Ready | Learned | Holding | Failed | ExecutorEvent

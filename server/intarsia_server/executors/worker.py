@@ -53,12 +53,16 @@ from intarsia_server.executors.base import (
     SegmentedEvent,
 )
 from intarsia_server.executors.calibration import calibrate
-from intarsia_server.executors.messages import Failed, Learned, Ready, RunCommand, WorkerConfig, WorkerMessage
+from intarsia_server.executors.messages import Failed, Holding, Learned, Ready, RunCommand, WorkerConfig, WorkerMessage
 from intarsia_server.executors.stopwatch import Stopwatch
+from intarsia_server.logs import log_fields, set_up_logs
 
 log = logging.getLogger(__name__)
 
 PREVIEW_SIDE = 320
+
+HOLDING_STEPS = (1, 10)
+"""After which a stage's GPU memory is reported: the first has taken the most, later ones may have become a graph."""
 
 
 def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, config: WorkerConfig) -> None:
@@ -72,7 +76,7 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
     # A Ctrl-C or a group-wide SIGTERM is the front's to handle: it drains and closes the connection.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s worker %(message)s")
+    set_up_logs("worker", level=config.log_level, log_format=config.log_format)
     keep_memory()
     try:
         worker = _Worker(config)
@@ -85,7 +89,8 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
             command: RunCommand | None = connection.recv()
             if command is None:
                 return
-            worker.run(command, cancelled_serial, connection.send)
+            with log_fields(command.log_fields):
+                worker.run(command, cancelled_serial, connection.send)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the front is gone, or done with us
 
@@ -147,6 +152,7 @@ class _Worker:
         def cancelled() -> bool:
             return cancelled_serial.value >= command.serial
 
+        log.debug("%s begins", command.request.kind)
         try:
             self._carry_out(command.request, cancelled, send)
         except CancelledError:
@@ -205,6 +211,8 @@ class _Worker:
                 case StageDone():
                     stages.append(event)
                 case StepDone():
+                    if event.step in HOLDING_STEPS and self._device.type == "cuda":
+                        send(Holding(memory_held(self._device)))
                     eta = pace.eta(event.fraction)
                     send(
                         ProgressEvent(

@@ -7,13 +7,15 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import ExecutionCancelledError, Executor, ResultEvent
-from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, QueuedEvent
+from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, JobEvent, QueuedEvent
 from intarsia_server.jobs.model import Job, JobState
+from intarsia_server.jobs.observer import JobObserver
+from intarsia_server.logs import log_fields
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +46,12 @@ class JobManager:
     Args:
         executor: already started or about to be; jobs wait for it.
         capacity: how many jobs may wait.
+        observers: hear of every job.
     """
 
-    def __init__(self, executor: Executor, *, capacity: int) -> None:
+    def __init__(self, executor: Executor, *, capacity: int, observers: Sequence[JobObserver] = ()) -> None:
         self._executor = executor
+        self._observers = observers
         self._capacity = capacity
         self._queue: deque[Job] = deque()
         self._active: dict[str, Job] = {}
@@ -89,12 +93,11 @@ class JobManager:
         Raises:
             DrainingError, DuplicateRequestError, QueueFullError: it could not.
         """
-        if self._draining:
-            raise DrainingError("the server is shutting down")
-        if request_id in self._active:
-            raise DuplicateRequestError(f"a job with request_id {request_id} is still queued or running")
-        if len(self._active) >= self._capacity + self._executor.slots:
-            raise QueueFullError(self._recent_seconds)
+        error = self._why_refused(request_id)
+        if error is not None:
+            for observer in self._observers:
+                observer.refused("", error)
+            raise error
 
     def submit(
         self, request: Work, *, request_id: str, size: tuple[int, int], areas: Mapping[str, float] | None = None
@@ -105,13 +108,16 @@ class JobManager:
             DrainingError, DuplicateRequestError, QueueFullError: see `check_admission`.
         """
         self.check_admission(request_id)
-        job = Job(str(uuid.uuid4()), request_id, request, size, areas or {})
+        job = Job(str(uuid.uuid4()), request_id, request, size, areas=areas or {})
         job.queue_position = self.next_position
         self._active[request_id] = job
         self._idle.clear()
         self._queue.append(job)
-        job.log.publish(AcceptedEvent(job.job_id, request_id, job.queue_position, *size))
-        log.info("job %s accepted: %s, %dx%d", job.job_id, request.kind, *size)
+        for observer in self._observers:
+            observer.accepted(job)
+        self._publish(job, AcceptedEvent(job.job_id, request_id, job.queue_position, *size))
+        with log_fields(job.names):
+            log.info("job %s accepted: %s, %dx%d", job.job_id, request.kind, *size)
         self._arrived.set()
         return job
 
@@ -130,7 +136,8 @@ class JobManager:
             async with asyncio.timeout(grace):
                 await self._idle.wait()
         for job in list(self._active.values()):
-            log.warning("job %s cancelled: the grace period is over", job.job_id)
+            with log_fields(job.names):
+                log.warning("job %s cancelled: the grace period is over", job.job_id)
             self.cancel(job)
         await self._idle.wait()
         for runner in self._runners:
@@ -146,23 +153,40 @@ class JobManager:
             job = self._queue.popleft()
             job.move_to(JobState.RUNNING)
             self._announce_positions()
-            await self._run(job)
+            with log_fields(job.names):
+                await self._run(job)
 
     async def _run(self, job: Job) -> None:
         job.started_at = time.monotonic()
+        for observer in self._observers:
+            observer.started(job)
         try:
             async for event in self._executor.run(job.request, job.cancel):
-                job.log.publish(event)
+                self._publish(job, event)
                 if isinstance(event, ResultEvent):
                     run_seconds = time.monotonic() - job.started_at
                     self._recent_seconds = run_seconds
-                    job.log.publish(CompletedEvent(job.started_at - job.queued_at, run_seconds, event.stages))
+                    self._publish(job, CompletedEvent(job.started_at - job.queued_at, run_seconds, event.stages))
         except ExecutionCancelledError:
             self._end(job, JobState.CANCELLED, self._why_cancelled())
         except Exception as error:  # a failed job must not end the runner; its reader gets the error
             self._end(job, JobState.FAILED, error)
         else:
             self._end(job, JobState.SUCCEEDED)
+
+    def _publish(self, job: Job, event: JobEvent) -> None:
+        job.log.publish(event)
+        for observer in self._observers:
+            observer.published(job, event)
+
+    def _why_refused(self, request_id: str) -> Exception | None:
+        if self._draining:
+            return DrainingError("the server is shutting down")
+        if request_id in self._active:
+            return DuplicateRequestError(f"a job with request_id {request_id} is still queued or running")
+        if len(self._active) >= self._capacity + self._executor.slots:
+            return QueueFullError(self._recent_seconds)
+        return None
 
     def _why_cancelled(self) -> Exception:
         if self._draining:
@@ -175,7 +199,10 @@ class JobManager:
         if not self._active:
             self._idle.set()
         seconds = time.monotonic() - (job.started_at or job.queued_at)
-        log.info("job %s %s after %.1f s%s", job.job_id, state, seconds, f": {error}" if error else "")
+        with log_fields(job.names):
+            log.info("job %s %s after %.1f s%s", job.job_id, state, seconds, f": {error}" if error else "")
+        for observer in self._observers:
+            observer.ended(job, error)
         job.log.close(error)
 
     def _announce_positions(self) -> None:
@@ -184,4 +211,4 @@ class JobManager:
             position = max(0, index + 1 - free)
             if position != job.queue_position:
                 job.queue_position = position
-                job.log.publish(QueuedEvent(position))
+                self._publish(job, QueuedEvent(position))

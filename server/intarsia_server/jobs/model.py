@@ -37,6 +37,8 @@ class Job:
         request_id: UUID, chosen by the client.
         request: what to do.
         size: (width, height) of the result in pixels.
+        client: who sent it, for fairness.
+        owner: whom it belongs to; empty: nobody in particular.
         areas: of a transfer, by stage, the share of the picture that it works on; 1 for those that are not named.
         log: its events.
         cancel: set to stop it.
@@ -50,6 +52,8 @@ class Job:
     request_id: str
     request: Work
     size: tuple[int, int]
+    client: str = ""
+    owner: str = ""
     areas: Mapping[str, float] = field(default_factory=dict)
     log: EventLog = field(default_factory=EventLog)
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
@@ -57,6 +61,11 @@ class Job:
     queued_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     queue_position: int = 0
+
+    @property
+    def names(self) -> dict[str, str]:
+        """By which log lines tell it from others."""
+        return {"job_id": self.job_id, "request_id": self.request_id, "owner": self.owner}
 
     def move_to(self, state: JobState) -> None:
         """Changes state.

@@ -32,9 +32,14 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
 )
 
 
+def code_of(error: Exception) -> grpc.StatusCode:
+    """The status that the error stands for; INTERNAL when nobody expects it."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+
+
 async def abort(context: grpc.aio.ServicerContext[Message, Message], error: Exception) -> NoReturn:
     """Ends the call with the status that the error stands for; one that is not expected is logged and not shown."""
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    code = code_of(error)
     if code is grpc.StatusCode.INTERNAL:
         log.error("call failed", exc_info=error)
     message = "internal error" if code is grpc.StatusCode.INTERNAL else _short(str(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
@@ -12,7 +14,10 @@ from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 from intarsia_server.rpc.interceptors import ErrorInterceptor
 from intarsia_server.rpc.servicer import StyleTransferServicer
 
-SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
+_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["StyleTransferService"]
+SERVICE = _DESCRIPTOR.full_name
+METHODS = tuple(f"/{SERVICE}/{method.name}" for method in _DESCRIPTOR.methods)
+"""Full names of the API's calls."""
 
 
 class Health:
@@ -29,10 +34,16 @@ class Health:
             await self.servicer.set(name, status)
 
 
-def build_server(servicer: StyleTransferServicer, health: Health, *, max_message_bytes: int) -> grpc.aio.Server:
-    """A server without an address yet."""
+def build_server(
+    servicer: StyleTransferServicer,
+    health: Health,
+    *,
+    max_message_bytes: int,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> grpc.aio.Server:
+    """A server without an address yet; `interceptors` see each call before its own, and its status after them."""
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor()],
+        interceptors=[*interceptors, ErrorInterceptor()],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import platform
 import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -39,8 +38,7 @@ from intarsia_server.rpc.requests import (
 )
 from intarsia_server.rpc.responses import PRECISIONS, ResponseStream, to_device, to_segment_response
 from intarsia_server.settings import Settings
-
-VERSIONED = ("intarsia", "torch", "torchvision", "grpcio", "protobuf", "pillow")
+from intarsia_server.versions import versions
 
 DECODERS = 2
 """Requests whose pictures are decoded at the same time: bounds the memory that strangers can make the front use."""
@@ -56,6 +54,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="intarsia-decoder")
         self._checks: set[threading.Event] = set()
         self._known = KnownPictures()
+        self._began = time.monotonic()
 
     def cancel_checks(self) -> None:
         """Stops whatever is being checked: the server drains, and nothing that is not queued yet will be."""
@@ -181,7 +180,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         """Answers from what the workers reported at their start."""
         del request, context
         response = pb.GetServerInfoResponse(
-            versions={name: importlib.metadata.version(name) for name in VERSIONED},
+            versions=versions(),
             default_encoder=self._settings.encoder,
             encoders=self._settings.encoders,
             queued_jobs=self._jobs.queued,
@@ -191,11 +190,12 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             max_message_bytes=self._settings.max_message_bytes,
             methods=METHODS,
         )
-        response.versions["python"] = platform.python_version()
+        response.uptime.FromTimedelta(timedelta(seconds=time.monotonic() - self._began))
         info = self._executor.info()
         if info is not None:
             response.ready = True
             response.ops = info.ops
             response.default_precision = PRECISIONS[info.default_precision]
-            response.devices.extend(map(to_device, info.devices))
+            workers = self._executor.workers()
+            response.devices.extend(to_device(device, workers) for device in info.devices)
         return response
