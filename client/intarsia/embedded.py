@@ -108,9 +108,13 @@ class EmbeddedServer:
 
     def _launch(self, folder: Path) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "intarsia_server", "--address", self.address, "--exit-with-stdin"]
+        # A private server has no part in what is set up for a public one on this machine.
+        environment = {name: value for name, value in os.environ.items() if name != "INTARSIA_METRICS_ADDRESS"}
         with (folder / _LOG).open("wb") as log:
             # A session of its own: Ctrl-C is for this process to handle.
-            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
+            return subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
 
     def _failure(self, message: str) -> IntarsiaError:
         log = self.log_tail()
