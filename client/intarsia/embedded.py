@@ -23,7 +23,7 @@ from intarsia.errors import IntarsiaError
 
 __all__ = ["EmbeddedServer", "require_server_packages"]
 
-_SERVER_PACKAGES = ("intarsia_server", "torch", "numpy", "cv2", "pydantic_settings", "grpc_health")
+_SERVER_PACKAGES = ("intarsia_server", "torch", "numpy", "cv2", "pydantic_settings", "grpc_health", "prometheus_client")
 _SOCKET_PATH_LIMIT = 100  # bytes; the kernels' own are 104 and 108
 _LOG = "server.log"
 _LOG_LINES = 15
