@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from intarsia import Client
 from intarsia.tracing import traced
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia_server.engine.events import StageStarted
@@ -19,6 +21,10 @@ from intarsia_server.jobs.manager import JobManager
 from intarsia_server.telemetry.calls import CallInterceptor
 from intarsia_server.telemetry.exporter import tracing_from_environment
 from intarsia_server.telemetry.tracing import Tracing
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -47,6 +53,7 @@ class Service:
         self.executor = executor
         self.jobs = JobManager(executor, capacity=1, observers=[tracing])
         self.metadata: dict[str, Any] = {}
+        self.over = asyncio.Event()
 
     async def stylize(
         self, request: pb.StylizeRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -58,6 +65,9 @@ class Service:
                 yield pb.StylizeResponse()
         except WorkerDiedError:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the worker process died")
+        finally:
+            self.jobs.cancel(job)
+            self.over.set()
 
 
 @asynccontextmanager
@@ -138,10 +148,12 @@ def test_failure_marks_the_spans(tracing: Tracing, exporter: InMemorySpanExporte
 
 def test_client_that_goes_away(tracing: Tracing, exporter: InMemorySpanExporter) -> None:
     async def run() -> None:
-        async with served(tracing) as (_, stylize):
+        async with served(tracing) as (service, stylize):
             call = stylize(3)
             await call.read()
             call.cancel()
+            async with asyncio.timeout(LONG):
+                await service.over.wait()
 
     asyncio.run(run())
     spans = by_name(exporter.get_finished_spans())
@@ -181,6 +193,46 @@ def test_without_the_packages(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
     assert "intarsia[telemetry]" in caplog.text
     channel = object()
     assert traced(channel) is channel
+
+
+def test_real_server_sends_to_a_collector(
+    start_server: Callable[..., ServerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: list[ExportTraceServiceRequest] = []
+
+    def export(request: ExportTraceServiceRequest, _: object) -> ExportTraceServiceResponse:
+        received.append(request)
+        return ExportTraceServiceResponse()
+
+    handler = grpc.unary_unary_rpc_method_handler(
+        export, ExportTraceServiceRequest.FromString, ExportTraceServiceResponse.SerializeToString
+    )
+    service = "opentelemetry.proto.collector.trace.v1.TraceService"
+    collector = grpc.server(ThreadPoolExecutor(1))
+    collector.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {"Export": handler})])
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.add_insecure_port('127.0.0.1:0')}")
+    collector.start()
+    server = start_server()
+    server.wait_until_ready()
+    with (
+        Client(server.address) as client,
+        TracerProvider().get_tracer("client").start_as_current_span("client") as span,
+    ):
+        for _ in client.start(tiny_request(steps=3), LONG):
+            pass
+    server.terminate()
+    assert server.wait_for_end() == 0
+    collector.stop(None).wait()
+    spans = {
+        one.name: one
+        for request in received
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for one in scope.spans
+        if one.trace_id == span.get_span_context().trace_id.to_bytes(16, "big")
+    }
+    assert set(spans) == {STYLIZE.strip("/"), "queue", "run", "stage masked gram"}
+    assert len(spans["stage masked gram"].events) == 3
 
 
 def test_collector_that_is_not_there(
