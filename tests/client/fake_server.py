@@ -119,6 +119,7 @@ class FakeServer(StyleTransferServiceServicer):
             queue_capacity=16,
             max_pixels=50_000_000,
             max_message_bytes=self.max_message_bytes,
+            max_upload_bytes=256 * 2**20,
             methods=["gatys", "masked_gram"],
         )
 

@@ -28,6 +28,8 @@ def test_info(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["precision"] == "bf16"
     assert facts["jobs"] == "0 running, 0 queued of 16"
     assert facts["largest picture"] == "50 megapixels"
+    assert facts["largest message"] == "64 MiB"
+    assert facts["largest upload"] == "256 MiB"
     assert facts["client"]
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import grpc
 import pytest
@@ -15,44 +13,15 @@ from google.rpc import code_pb2
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia_server.telemetry.metrics import stage_label
 from intarsia_server.telemetry.rate import Rate
-from prometheus_client.parser import text_string_to_metric_families
 from server_jobs import failure_of, long_request, read_until, refusal, run_job, tiny_request
-from server_process import LONG, ServerProcess, alive, eventually, running_server
-
-Figures = dict[tuple[str, ...], float]
-
-
-@contextmanager
-def measured_server(**settings: object) -> Iterator[ServerProcess]:
-    with running_server(metrics_address="127.0.0.1:0", **settings) as server:
-        server.wait_until_ready()
-        yield server
-        server.terminate()
-        assert server.wait_for_end() == 0
+from server_metrics import measured_server, moved, scrape
+from server_process import LONG, ServerProcess, alive, eventually
 
 
 @pytest.fixture(scope="module")
 def measured() -> Iterator[ServerProcess]:
     with measured_server(queue_capacity=1) as server:
         yield server
-
-
-def scrape(server: ServerProcess) -> Figures:
-    """Values by name and values of the labels, those in their names' order."""
-    (url,) = re.findall(r"metrics on (http\S+)", server.log)
-    with urllib.request.urlopen(url, timeout=LONG) as response:
-        text = response.read().decode()
-    return {
-        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def moved(before: Figures, after: Figures) -> Figures:
-    """By how much counters have grown, without those that have not."""
-    grown = {key: after[key] - before.get(key, 0) for key in after if not key[0].endswith("_bucket")}
-    return {key: value for key, value in grown.items() if value}
 
 
 def test_one_job_moves_what_it_should(measured: ServerProcess) -> None:

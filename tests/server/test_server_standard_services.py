@@ -93,6 +93,7 @@ def test_server_info(stub: StyleTransferServiceStub) -> None:
     assert device.description
     assert device.memory_bytes > 2**28
     assert 2**27 < device.used_memory_bytes < device.memory_bytes
+    assert info.max_upload_bytes == 256 * 2**20
     assert 0 < info.uptime.ToTimedelta().total_seconds() < 3600
 
 
