@@ -132,10 +132,11 @@ def test_defect_that_a_call_ends_with_names_the_job(logged_lines: list[dict[str,
         job = await bench.submit(1)
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = StyleTransferServiceStub(channel).WatchJob(pb.WatchJobRequest(job_id=job.job_id), timeout=LONG)
-            await call.read()
+            events = aiter(call)
+            await anext(events)
             bench.executor.let_go(1)
             with pytest.raises(grpc.aio.AioRpcError) as raised:
-                async for _ in call:
+                async for _ in events:
                     pass
         await server.stop(None)
         assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
