@@ -16,6 +16,7 @@ from intarsia_server.executors.base import (
     ExecutorInfo,
     ExecutorStartError,
     WorkerDiedError,
+    WorkerStatus,
 )
 from intarsia_server.executors.messages import WorkerConfig
 from intarsia_server.executors.process import WorkerProcess
@@ -74,6 +75,10 @@ class LocalExecutor(Executor):
         info = self.info()
         assert info is not None
         return info
+
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        """One a configuration."""
+        return tuple(worker.status() for worker in self._workers)
 
     async def stop(self) -> None:
         """Ends every worker, by force where it does not end by itself."""

@@ -17,6 +17,7 @@ from intarsia_server.jobs.folder import DataFolder
 from intarsia_server.jobs.record import JobRecord, JobState
 from intarsia_server.jobs.storage import StorageError
 from intarsia_server.jobs.store import JobStore
+from intarsia_server.logs import log_fields
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ class Archive:
         try:
             await self.store(record)
         except StorageError as error:
-            log.error("job %s cannot be stored now: %s", record.job_id, error, exc_info=error.__cause__)  # noqa: TRY400
+            with log_fields(record.names):
+                log.error("job %s cannot be stored now: %s", record.job_id, error, exc_info=error.__cause__)  # noqa: TRY400
             self._unsaved[record.job_id] = record
             return
         self._unsaved.pop(record.job_id, None)

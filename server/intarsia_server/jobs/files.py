@@ -93,7 +93,3 @@ class FileStore:
         for path in self._folder.iterdir():
             if path.name not in names:
                 self.remove(path.name)
-
-    def total_bytes(self) -> int:
-        """Of all files."""
-        return sum(entry.stat().st_size for entry in os.scandir(self._folder))

@@ -39,6 +39,7 @@ from intarsia_server.jobs.observer import JobObserver
 from intarsia_server.jobs.queue import FairQueue
 from intarsia_server.jobs.record import JobRecord, JobState, Outcome
 from intarsia_server.jobs.storage import StorageError
+from intarsia_server.logs import log_fields
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,8 @@ class JobManager:
         for record in await self._archive.open():
             epoch = record.epoch + 1
             await self._archive.store(replace(record, state=JobState.QUEUED, epoch=epoch))
-            await self._recover(replace(record, epoch=epoch))
+            with log_fields(record.names):
+                await self._recover(replace(record, epoch=epoch))
         for path in self._checkpoints.iterdir():
             if path.name not in self._active:
                 path.unlink()
@@ -243,7 +245,7 @@ class JobManager:
         job = Job(str(uuid.uuid4()), request_id, request, size, areas or {}, client, owner, memory, seconds, name)
         self._active[job.job_id] = job
         self._idle.clear()
-        self._spawn(self._admit(job, payload.data if payload else b""))
+        self._spawn(job, self._admit(job, payload.data if payload else b""))
         return job
 
     async def get(self, job_id: str, owner: str) -> Job | JobRecord:
@@ -314,7 +316,7 @@ class JobManager:
         job.cancel.set()
         if job in self._queue:
             self._queue.remove(job)
-            self._spawn(self._end_cancelled(job))
+            self._spawn(job, self._end_cancelled(job))
             self._announce_positions()
 
     async def drain(self, grace: float) -> None:
@@ -336,7 +338,7 @@ class JobManager:
                 job.cancel.set()
         for job in list(self._queue):
             self._queue.remove(job)
-            self._spawn(self._suspend(job))
+            self._spawn(job, self._suspend(job))
         await self._idle.wait()
         for runner in self._runners:
             runner.cancel()
@@ -374,6 +376,8 @@ class JobManager:
             log.warning("job %s cannot go on: %s", record.job_id, request)
             ended = replace(record, state=JobState.FAILED, ended_at=time.time(), status=self._describe(request))
             await self._archive.save(replace(ended, sequence=record.epoch * EPOCH))
+            for observer in self._observers:
+                observer.lost(ended, request)
             return
         job = Job(
             record.job_id,
@@ -403,7 +407,7 @@ class JobManager:
             observer.accepted(job)
         if self._suspending:
             job.suspended = not job.cancel.is_set() or job.suspended
-            self._spawn(self._suspend(job) if job.suspended else self._end_cancelled(job))
+            self._spawn(job, self._suspend(job) if job.suspended else self._end_cancelled(job))
             return
         self._queue.append(job)
         self._arrived.set()
@@ -415,7 +419,9 @@ class JobManager:
             while not len(self._queue):
                 self._arrived.clear()
                 await self._arrived.wait()
-            await self._run(self._queue.pop())
+            job = self._queue.pop()
+            with log_fields(job.names):
+                await self._run(job)
 
     async def _run(self, job: Job) -> None:
         job.move_to(JobState.RUNNING)
@@ -426,7 +432,7 @@ class JobManager:
         for observer in self._observers:
             observer.started(job)
         self._announce_positions()
-        self._spawn(self._archive.save(job.record()))
+        self._spawn(job, self._archive.save(job.record()))
         try:
             final = await self._execute(job)
         except (ExecutionCancelledError, WorkerDiedError) as error:
@@ -477,7 +483,7 @@ class JobManager:
         job.started_at = None
         self._queue.append_left(job)
         self._arrived.set()
-        self._spawn(self._archive.save(job.record()))
+        self._spawn(job, self._archive.save(job.record()))
 
     async def _succeed(self, job: Job, result: ResultEvent) -> None:
         """Stores the picture before anybody sees it: what has been seen is what will be seen."""
@@ -563,8 +569,9 @@ class JobManager:
         if not self._active:
             self._idle.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+        with log_fields(job.names):  # which the task takes along
+            task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -19,6 +19,7 @@ from intarsia_server.executors.base import (
     ResultEvent,
     ResumedEvent,
     SegmentedEvent,
+    WorkerStatus,
 )
 from intarsia_server.jobs.events import (
     AcceptedEvent,
@@ -171,13 +172,15 @@ def to_segment_response(event: SegmentedEvent) -> pb.SegmentResponse:
     )
 
 
-def to_device(device: DeviceInfo) -> pb.Device:
-    """A device, as a message."""
+def to_device(device: DeviceInfo, workers: Iterable[WorkerStatus] = ()) -> pb.Device:
+    """A device, as a message, with what those of the workers that are on it hold of it."""
+    held = (worker.device_memory or worker.resident_memory for worker in workers if worker.device == device.name)
     return pb.Device(
         name=device.name,
         description=device.description,
         memory_bytes=device.memory_bytes,
         threads=device.threads,
+        used_memory_bytes=sum(held),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
@@ -13,7 +15,10 @@ from intarsia_server.rpc.access import Access
 from intarsia_server.rpc.interceptors import ErrorInterceptor
 from intarsia_server.rpc.servicer import StyleTransferServicer
 
-SERVICE = pb.DESCRIPTOR.services_by_name["StyleTransferService"].full_name
+_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["StyleTransferService"]
+SERVICE = _DESCRIPTOR.full_name
+METHODS = tuple(f"/{SERVICE}/{method.name}" for method in _DESCRIPTOR.methods)
+"""Full names of the API's calls."""
 
 
 class Health:
@@ -31,11 +36,16 @@ class Health:
 
 
 def build_server(
-    servicer: StyleTransferServicer, health: Health, access: Access, *, max_message_bytes: int
+    servicer: StyleTransferServicer,
+    health: Health,
+    access: Access,
+    *,
+    max_message_bytes: int,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> grpc.aio.Server:
-    """A server without an address yet."""
+    """A server without an address yet; `interceptors` see every call, those that are let in nowhere too."""
     server = grpc.aio.server(
-        interceptors=[*access.interceptors, ErrorInterceptor()],
+        interceptors=[*interceptors, *access.interceptors, ErrorInterceptor()],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),

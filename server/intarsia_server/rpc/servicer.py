@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import platform
 import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -31,6 +30,7 @@ from intarsia_server.jobs.manager import DrainingError, JobManager, Payload
 from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.record import JobRecord
 from intarsia_server.jobs.uploads import UploadStore
+from intarsia_server.logs import add_log_fields
 from intarsia_server.rpc.callers import Caller, caller_of
 from intarsia_server.rpc.errors import NoResultError
 from intarsia_server.rpc.estimates import to_estimate_response
@@ -49,8 +49,7 @@ from intarsia_server.rpc.requests import (
 from intarsia_server.rpc.responses import PRECISIONS, Responses, to_device, to_job, to_result, to_segment_response
 from intarsia_server.rpc.uploads import Uploads
 from intarsia_server.settings import Settings
-
-VERSIONED = ("intarsia", "torch", "torchvision", "grpcio", "protobuf", "pillow")
+from intarsia_server.versions import versions
 
 DECODERS = 2
 """Requests whose pictures are decoded at the same time: bounds the memory that strangers can make the front use."""
@@ -68,6 +67,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._checks: set[threading.Event] = set()
         self._known = KnownPictures()
         self._responses = Responses()
+        self._began = time.monotonic()
 
     def cancel_checks(self) -> None:
         """Stops whatever is being checked: the server drains, and nothing that is not queued yet will be."""
@@ -251,7 +251,9 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         )
 
     async def _job(self, job_id: str, context: grpc.aio.ServicerContext[Any, Any]) -> Job | JobRecord:
-        return await self._jobs.get(job_id, caller_of(context).owner)
+        job = await self._jobs.get(job_id, caller_of(context).owner)
+        add_log_fields(_record(job).names)
+        return job
 
     async def _events(
         self,
@@ -262,6 +264,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         cancel: bool = False,
     ) -> AsyncGenerator[pb.WatchJobResponse, None]:
         """The messages of a job's events; see `JobManager.events`."""
+        add_log_fields(_record(job).names)
         last = after
         async with (
             asyncio.timeout(context.time_remaining()),
@@ -293,6 +296,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
 
     async def _final_event(self, job: Job, context: grpc.aio.ServicerContext[Any, Any]) -> FinalEvent:
         """What the job ends with; the job ends with the call, however that ends."""
+        add_log_fields(job.names)
         final: FinalEvent | None = None
         async with (
             asyncio.timeout(context.time_remaining()),
@@ -310,7 +314,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         """Answers from what the workers reported at their start."""
         del request, context
         response = pb.GetServerInfoResponse(
-            versions={name: importlib.metadata.version(name) for name in VERSIONED},
+            versions=versions(),
             default_encoder=self._settings.encoder,
             encoders=self._settings.encoders,
             queued_jobs=self._jobs.queued,
@@ -318,15 +322,17 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             queue_capacity=self._settings.queue_capacity,
             max_pixels=self._settings.max_pixels,
             max_message_bytes=self._settings.max_message_bytes,
+            max_upload_bytes=self._settings.max_upload_bytes,
             methods=METHODS,
         )
-        response.versions["python"] = platform.python_version()
+        response.uptime.FromTimedelta(timedelta(seconds=time.monotonic() - self._began))
         info = self._executor.info()
         if info is not None:
             response.ready = True
             response.ops = info.ops
             response.default_precision = PRECISIONS[info.default_precision]
-            response.devices.extend(map(to_device, info.devices))
+            workers = self._executor.workers()
+            response.devices.extend(to_device(device, workers) for device in info.devices)
         return response
 
 
