@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from intarsia_server.executors.base import ExecutorStartError
 from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.messages import WorkerConfig
+from intarsia_server.jobs.admission import Limits
 from intarsia_server.jobs.manager import JobManager
 from intarsia_server.rpc.server import Health, build_server
 from intarsia_server.rpc.servicer import StyleTransferServicer
@@ -56,7 +57,7 @@ async def serve(settings: Settings, *, exit_with_stdin: bool) -> int:
         threading.Thread(target=_wait_for_stdin, args=(loop, stop), daemon=True).start()
 
     executor = LocalExecutor(_worker_configs(settings))
-    jobs = JobManager(executor, capacity=settings.queue_capacity)
+    jobs = JobManager(executor, limits=_limits(settings))
     health = Health()
     await health.set(False)
     servicer = StyleTransferServicer(jobs, executor, settings)
@@ -119,6 +120,14 @@ def _answers(address: str) -> bool:
         return False
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(address.removeprefix("unix:")) == 0
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        waiting=settings.queue_capacity,
+        memory=settings.queue_mib * 2**20,
+        per_client=settings.client_jobs,
+    )
 
 
 def _worker_configs(settings: Settings) -> list[WorkerConfig]:

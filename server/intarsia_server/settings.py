@@ -49,6 +49,8 @@ class Settings(BaseSettings):
         128, ge=0, description="Memory in which each worker keeps statistics of style images, in MiB; 0 keeps none."
     )
     queue_capacity: int = Field(16, ge=0, description="Jobs that may wait.")
+    queue_mib: int = Field(0, ge=0, description="Memory that waiting jobs may be thought to take, in MiB; 0: no limit.")
+    client_jobs: int = Field(0, ge=0, description="Jobs of one client that may wait or run; 0: no limit.")
     max_pixels: int = Field(36_000_000, ge=1024, description="Largest picture that is decoded or made, in pixels.")
     max_message_bytes: int = Field(64 * 2**20, ge=2**20, description="Largest message that is taken.")
     result_chunk_bytes: int = Field(2**20, ge=1024, description="Results above this size are sent in chunks of it.")

@@ -9,13 +9,18 @@ from collections.abc import Callable
 import pytest
 from intarsia_server.engine.cancel import poll
 from intarsia_server.engine.label_finder import Tools
+from intarsia_server.jobs.admission import Limits
 from intarsia_server.jobs.manager import DrainingError, JobManager
+from intarsia_server.rpc.callers import Caller
 from intarsia_server.rpc.servicer import StyleTransferServicer
 from intarsia_server.settings import Settings
 from scripted_executor import ScriptedExecutor, transfer_request
 from server_process import LONG
 
 Stop = Callable[[StyleTransferServicer, asyncio.Task[object]], object]
+
+
+CALLER = Caller("client", "")
 
 
 class EndlessCheck:
@@ -46,8 +51,8 @@ class EndlessCheck:
 def test_a_check_stops(stop: Stop, error: type[BaseException]) -> None:
     async def scenario() -> None:
         executor, check = ScriptedExecutor(), EndlessCheck()
-        servicer = StyleTransferServicer(JobManager(executor, capacity=1), executor, Settings())
-        task: asyncio.Task[object] = asyncio.create_task(servicer._submit(transfer_request(1), "id", check))
+        servicer = StyleTransferServicer(JobManager(executor, limits=Limits(waiting=1)), executor, Settings())
+        task: asyncio.Task[object] = asyncio.create_task(servicer._submit(transfer_request(1), "id", CALLER, check))
         assert await asyncio.to_thread(check.began.wait, LONG)
         stop(servicer, task)
         with pytest.raises(error):

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 from intarsia_server.engine.events import StageStarted
 from intarsia_server.executors.base import ResultEvent, WorkerDiedError
+from intarsia_server.jobs.admission import Limits, QueueFullError
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, JobEvent, QueuedEvent
 from intarsia_server.jobs.manager import (
     DrainingError,
     DuplicateRequestError,
     JobCancelledError,
     JobManager,
-    QueueFullError,
 )
 from intarsia_server.jobs.model import Job, JobState
 from scripted_executor import ScriptedExecutor, transfer_request
@@ -28,13 +28,18 @@ class Bench:
 
     def __init__(self, *, slots: int = 1, capacity: int = 3) -> None:
         self.executor = ScriptedExecutor(slots)
-        self.manager = JobManager(self.executor, capacity=capacity)
+        self.manager = JobManager(self.executor, limits=Limits(waiting=capacity))
         self.manager.start()
 
     async def submit(self, seed: int) -> Job:
-        job = self.manager.submit(transfer_request(seed), request_id=f"request {seed}", size=SIZE)
+        job = self.submit_now(seed)
         await settle()
         return job
+
+    def submit_now(self, seed: int, client: str = "") -> Job:
+        request_id = f"request {seed}"
+        with self.manager.admit(request_id, client) as place:
+            return self.manager.submit(transfer_request(seed), place, request_id=request_id, size=SIZE)
 
 
 def on_bench(scenario: Callable[[Bench], Awaitable[None]], *, slots: int = 1, capacity: int = 3) -> None:
@@ -123,7 +128,7 @@ def test_capacity(slots: int, capacity: int) -> None:
         for seed in range(slots + capacity):
             await bench.submit(seed)
         with pytest.raises(QueueFullError) as raised:
-            bench.manager.check_admission("another")
+            bench.manager.admit("another", "")
         assert raised.value.retry_seconds > 0
         with pytest.raises(QueueFullError):
             await bench.submit(99)
@@ -137,13 +142,10 @@ def test_capacity(slots: int, capacity: int) -> None:
 
 def test_jobs_submitted_at_once_are_placed_and_bounded() -> None:
     async def scenario(bench: Bench) -> None:
-        def submit(seed: int) -> Job:
-            return bench.manager.submit(transfer_request(seed), request_id=f"{seed}", size=SIZE)
-
         # No task may run in between: the jobs are counted before a worker has taken the first.
-        assert [submit(seed).queue_position for seed in range(3)] == [0, 1, 2]
+        assert [bench.submit_now(seed).queue_position for seed in range(3)] == [0, 1, 2]
         with pytest.raises(QueueFullError):
-            submit(3)
+            bench.submit_now(3)
 
     on_bench(scenario, capacity=2)
 
@@ -174,6 +176,22 @@ def test_positions_after_a_queued_job_is_cancelled() -> None:
 async def _ended(job: Job) -> None:
     while job.state in {JobState.QUEUED, JobState.RUNNING}:
         await settle()
+
+
+def test_clients_take_turns() -> None:
+    async def scenario(bench: Bench) -> None:
+        jobs = [bench.submit_now(seed, "many") for seed in (1, 2, 3)]
+        late = bench.submit_now(4, "one")
+        assert [job.queue_position for job in (*jobs, late)] == [0, 2, 3, 1]
+        for seed in (1, 4, 2, 3):
+            await settle()
+            bench.executor.let_go(seed)
+        for job in (*jobs, late):
+            await asyncio.wait_for(_ended(job), 30)
+        assert bench.executor.ended == [1, 4, 2, 3]
+        assert [await positions_of(job) for job in jobs] == [[0], [1, 2, 1], [2, 3, 2, 1]]
+
+    on_bench(scenario, capacity=4)
 
 
 def test_cancel_of_a_queued_job() -> None:

@@ -53,10 +53,16 @@ def open_image(data: bytes, field: str, *, max_pixels: int) -> Image.Image:
         raise _undecodable(field) from error
 
 
+def pixel_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of an encoded picture by its header alone, as the file has it; of one that `open_image` takes."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.size
+
+
 def pixel_count(data: bytes) -> int:
     """Pixels of an encoded picture by its header alone; of one that `open_image` takes."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return image.width * image.height
+    width, height = pixel_size(data)
+    return width * height
 
 
 def _undecodable(field: str) -> InvalidInputError:

@@ -6,24 +6,17 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import ExecutionCancelledError, Executor, ResultEvent
+from intarsia_server.jobs.admission import Admission, Limits, Place
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, QueuedEvent
 from intarsia_server.jobs.model import Job, JobState
+from intarsia_server.jobs.queue import FairQueue
 
 log = logging.getLogger(__name__)
-
-
-class QueueFullError(RuntimeError):
-    """No room for another job; try again after `retry_seconds`."""
-
-    def __init__(self, retry_seconds: float) -> None:
-        super().__init__("the queue is full")
-        self.retry_seconds = retry_seconds
 
 
 class DrainingError(RuntimeError):
@@ -39,24 +32,23 @@ class JobCancelledError(RuntimeError):
 
 
 class JobManager:
-    """Runs jobs on an executor, in the order they came, `executor.slots` at a time.
+    """Runs jobs on an executor, in fair turns between clients, `executor.slots` at a time.
 
     Args:
         executor: already started or about to be; jobs wait for it.
-        capacity: how many jobs may wait.
+        limits: on what may wait.
     """
 
-    def __init__(self, executor: Executor, *, capacity: int) -> None:
+    def __init__(self, executor: Executor, *, limits: Limits) -> None:
         self._executor = executor
-        self._capacity = capacity
-        self._queue: deque[Job] = deque()
+        self._queue = FairQueue()
         self._active: dict[str, Job] = {}
+        self.admission = Admission(limits, slots=executor.slots, queue=self._queue, jobs=self._active.values)
         self._arrived = asyncio.Event()
         self._runners: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
         self._idle.set()
         self._draining = False
-        self._recent_seconds = 30.0
 
     def start(self) -> None:
         """Begins to take jobs from the queue."""
@@ -72,46 +64,44 @@ class JobManager:
         """Jobs being worked on."""
         return sum(job.state is JobState.RUNNING for job in self._active.values())
 
-    @property
-    def jobs(self) -> tuple[Job, ...]:
-        """Those that wait or are being worked on, in the order they came."""
-        return tuple(self._active.values())
-
-    @property
-    def next_position(self) -> int:
-        """Jobs before the next one; 0 when a worker is free."""
+    def next_position(self, client: str) -> int:
+        """Jobs before the client's next one; 0 when a worker is free."""
         free = self._executor.slots - self.running
-        return max(0, len(self._queue) + 1 - free)
+        return max(0, len(self._queue.ahead(client)) + 1 - free)
 
-    def check_admission(self, request_id: str) -> None:
-        """Whether a job could be taken now; asked before its pictures are decoded, which is the dear part.
+    def admit(self, request_id: str, client: str) -> Place:
+        """A place for a job, to be held until it is queued: taken before its pictures are decoded, the dear part.
 
         Raises:
-            DrainingError, DuplicateRequestError, QueueFullError: it could not.
+            DrainingError, DuplicateRequestError, QueueFullError, QuotaError: there is none.
         """
-        if self._draining:
-            raise DrainingError("the server is shutting down")
-        if request_id in self._active:
-            raise DuplicateRequestError(f"a job with request_id {request_id} is still queued or running")
-        if len(self._active) >= self._capacity + self._executor.slots:
-            raise QueueFullError(self._recent_seconds)
+        self._check_new(request_id)
+        return self.admission.enter(client)
 
     def submit(
-        self, request: Work, *, request_id: str, size: tuple[int, int], areas: Mapping[str, float] | None = None
+        self,
+        request: Work,
+        place: Place,
+        *,
+        request_id: str,
+        size: tuple[int, int],
+        areas: Mapping[str, float] | None = None,
     ) -> Job:
-        """Queues a job; size and areas are as of `Job`.
+        """Queues a job in a place that `admit` gave it; size and areas are as of `Job`.
 
         Raises:
-            DrainingError, DuplicateRequestError, QueueFullError: see `check_admission`.
+            DrainingError, DuplicateRequestError: since then the server drains, or the id has been used.
         """
-        self.check_admission(request_id)
-        job = Job(str(uuid.uuid4()), request_id, request, size, areas or {})
-        job.queue_position = self.next_position
+        self._check_new(request_id)
+        job = Job(str(uuid.uuid4()), request_id, request, size, areas or {}, client=place.client)
+        job.memory, job.seconds = place.forecast.memory, place.forecast.seconds
+        job.queue_position = self.next_position(job.client)
         self._active[request_id] = job
         self._idle.clear()
         self._queue.append(job)
         job.log.publish(AcceptedEvent(job.job_id, request_id, job.queue_position, *size))
         log.info("job %s accepted: %s, %dx%d", job.job_id, request.kind, *size)
+        self._announce_positions()
         self._arrived.set()
         return job
 
@@ -143,7 +133,7 @@ class JobManager:
             while not self._queue:
                 self._arrived.clear()
                 await self._arrived.wait()
-            job = self._queue.popleft()
+            job = self._queue.pop()
             job.move_to(JobState.RUNNING)
             self._announce_positions()
             await self._run(job)
@@ -155,7 +145,6 @@ class JobManager:
                 job.log.publish(event)
                 if isinstance(event, ResultEvent):
                     run_seconds = time.monotonic() - job.started_at
-                    self._recent_seconds = run_seconds
                     job.log.publish(CompletedEvent(job.started_at - job.queued_at, run_seconds, event.stages))
         except ExecutionCancelledError:
             self._end(job, JobState.CANCELLED, self._why_cancelled())
@@ -163,6 +152,12 @@ class JobManager:
             self._end(job, JobState.FAILED, error)
         else:
             self._end(job, JobState.SUCCEEDED)
+
+    def _check_new(self, request_id: str) -> None:
+        if self._draining:
+            raise DrainingError("the server is shutting down")
+        if request_id in self._active:
+            raise DuplicateRequestError(f"a job with request_id {request_id} is still queued or running")
 
     def _why_cancelled(self) -> Exception:
         if self._draining:
@@ -175,6 +170,8 @@ class JobManager:
         if not self._active:
             self._idle.set()
         seconds = time.monotonic() - (job.started_at or job.queued_at)
+        if job.started_at is not None:
+            self._queue.settle(job, seconds)
         log.info("job %s %s after %.1f s%s", job.job_id, state, seconds, f": {error}" if error else "")
         job.log.close(error)
 

@@ -44,6 +44,9 @@ class Job:
         queued_at: monotonic seconds.
         started_at: monotonic seconds, None while queued.
         queue_position: jobs before it; 0 when a worker is free or working on it.
+        client: whom it comes from, for fair turns and quotas.
+        memory: bytes that it is thought to take at its peak; 0: not known.
+        seconds: that it is thought to take from its start; None: not known.
     """
 
     job_id: str
@@ -57,6 +60,9 @@ class Job:
     queued_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     queue_position: int = 0
+    client: str = ""
+    memory: int = 0
+    seconds: float | None = None
 
     def move_to(self, state: JobState) -> None:
         """Changes state.

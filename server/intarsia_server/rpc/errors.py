@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import NoReturn
 
 import grpc
@@ -12,7 +13,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from intarsia_server.engine.errors import InvalidInputError, WeightsUnavailableError
 from intarsia_server.executors.base import OutOfMemoryError, WorkerDiedError
-from intarsia_server.jobs.manager import DrainingError, DuplicateRequestError, JobCancelledError, QueueFullError
+from intarsia_server.jobs.admission import DeadlineError, QueueFullError
+from intarsia_server.jobs.manager import DrainingError, DuplicateRequestError, JobCancelledError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (DrainingError, grpc.StatusCode.UNAVAILABLE),
     (WorkerDiedError, grpc.StatusCode.UNAVAILABLE),
     (JobCancelledError, grpc.StatusCode.CANCELLED),
+    (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
 
@@ -39,7 +42,14 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: Exce
         log.error("call failed", exc_info=error)
     message = "internal error" if code is grpc.StatusCode.INTERNAL else _short(str(error))
     status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=_details(error))
-    await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()),))
+    await context.abort(code, message, (("grpc-status-details-bin", status.SerializeToString()), *_pushback(error)))
+
+
+def _pushback(error: Exception) -> tuple[tuple[str, str], ...]:
+    """What gRPC's own clients go by when their service config has them retry."""
+    if not isinstance(error, QueueFullError):
+        return ()
+    return (("grpc-retry-pushback-ms", str(math.ceil(error.retry_seconds * 1e3))),)
 
 
 def _short(text: str) -> str:

@@ -25,8 +25,10 @@ from intarsia_server.engine.label_finder import Tools
 from intarsia_server.engine.parameters import METHODS
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
+from intarsia_server.jobs.forecast import Forecaster
 from intarsia_server.jobs.manager import DrainingError, JobManager
 from intarsia_server.jobs.model import Job
+from intarsia_server.rpc.callers import Caller, caller_of
 from intarsia_server.rpc.estimates import to_estimate_response
 from intarsia_server.rpc.evaluations import to_evaluate_response
 from intarsia_server.rpc.requests import (
@@ -56,6 +58,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="intarsia-decoder")
         self._checks: set[threading.Event] = set()
         self._known = KnownPictures()
+        self._forecaster = Forecaster(executor, default_encoder=settings.encoder, max_pixels=settings.max_pixels)
 
     def cancel_checks(self) -> None:
         """Stops whatever is being checked: the server drains, and nothing that is not queued yet will be."""
@@ -73,7 +76,9 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         job = await self._submit(
             transfer_request,
             request_id,
+            caller_of(context),
             lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
+            deadline=None if request.on_disconnect == pb.ON_DISCONNECT_DETACH else _deadline(context),
         )
         stream = ResponseStream(chunk_bytes=self._settings.result_chunk_bytes)
         try:
@@ -95,9 +100,11 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         job = await self._submit(
             segmentation_request,
             str(uuid.uuid4()),
+            caller_of(context),
             lambda tools: Checked(
                 check_segmentation(segmentation_request, max_pixels=self._settings.max_pixels, tools=tools)
             ),
+            deadline=_deadline(context),
         )
         event = await self._final_event(job, context)
         assert isinstance(event, SegmentedEvent)
@@ -113,9 +120,11 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         job = await self._submit(
             evaluation_request,
             str(uuid.uuid4()),
+            caller_of(context),
             lambda tools: Checked(
                 check_evaluation_inputs(evaluation_request, max_pixels=self._settings.max_pixels, tools=tools)
             ),
+            deadline=_deadline(context),
         )
         event = await self._final_event(job, context)
         assert isinstance(event, EvaluatedEvent)
@@ -128,7 +137,8 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         transfer_request = to_estimated_request(
             request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
         )
-        with fields_of("job"):
+        client = caller_of(context).client
+        with fields_of("job"), self._jobs.admission.ask(client):
             checked = await self._check(
                 lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools)
             )
@@ -139,15 +149,25 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             checked,
             info,
             self._jobs,
-            slots=self._executor.slots,
-            default_encoder=self._settings.encoder,
+            self._forecaster,
+            client=client,
         )
 
-    async def _submit(self, work: Work, request_id: str, check: Callable[[Tools], Checked]) -> Job:
-        """Queues a job once `check` has decoded its pictures."""
-        self._jobs.check_admission(request_id)
-        checked = await self._check(check)
-        return self._jobs.submit(work, request_id=request_id, size=checked.size, areas=checked.areas)
+    async def _submit(
+        self,
+        work: Work,
+        request_id: str,
+        caller: Caller,
+        check: Callable[[Tools], Checked],
+        *,
+        deadline: float | None = None,
+    ) -> Job:
+        """Queues a job once `check` has decoded its pictures; `deadline` in monotonic seconds, None: none."""
+        with self._jobs.admit(request_id, caller.client) as place:
+            place.expect(await self._forecaster.by_headers(work), deadline)
+            checked = await self._check(check)
+            place.expect(await self._forecaster.of(work, checked), deadline)
+            return self._jobs.submit(work, place, request_id=request_id, size=checked.size, areas=checked.areas)
 
     async def _check(self, check: Callable[[Tools], Checked]) -> Checked:
         """Runs a check aside; it stops when the call ends, by cancel or deadline, and when the server drains."""
@@ -199,3 +219,9 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             response.default_precision = PRECISIONS[info.default_precision]
             response.devices.extend(map(to_device, info.devices))
         return response
+
+
+def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
+    """Monotonic seconds at which nobody waits for the answer any more; None: never."""
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
