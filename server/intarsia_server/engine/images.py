@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 
 # Pillow would refuse large pictures by a fixed number of its own; `open_image` checks the caller's before decoding.
 Image.MAX_IMAGE_PIXELS = None
+
+# Pillow's complaints about strangers' files are of no use to an operator, and name paths of the installation.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Pixels = NDArray[np.uint8]
 """RGB, [H, W, 3]."""

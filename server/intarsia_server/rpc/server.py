@@ -9,6 +9,7 @@ from grpc_reflection.v1alpha import reflection
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 
+from intarsia_server.rpc.decoding import DecodingInterceptor
 from intarsia_server.rpc.interceptors import ErrorInterceptor
 from intarsia_server.rpc.servicer import StyleTransferServicer
 
@@ -32,7 +33,7 @@ class Health:
 def build_server(servicer: StyleTransferServicer, health: Health, *, max_message_bytes: int) -> grpc.aio.Server:
     """A server without an address yet."""
     server = grpc.aio.server(
-        interceptors=[ErrorInterceptor()],
+        interceptors=[ErrorInterceptor(), DecodingInterceptor()],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
