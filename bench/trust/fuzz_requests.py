@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,10 +58,15 @@ def fuzz_requests(
     """Sends that many fuzzed requests to a server of its own."""
     with running_server(**SETTINGS) as server:
         server.wait_until_ready()
-        return asyncio.run(_fuzz(server, range(seed, seed + count), sorted(methods), per_round))
+        return fuzz_server(server, range(seed, seed + count), sorted(methods), per_round=per_round)
 
 
-async def _fuzz(server: Server, seeds: range, methods: list[str], per_round: int) -> RequestFindings:
+def fuzz_server(server: Server, seeds: range, methods: Sequence[str], *, per_round: int) -> RequestFindings:
+    """Sends one fuzzed request for each seed to a server that runs, and a good job after each round."""
+    return asyncio.run(_fuzz(server, seeds, methods, per_round))
+
+
+async def _fuzz(server: Server, seeds: range, methods: Sequence[str], per_round: int) -> RequestFindings:
     found, memory = RequestFindings(), list[int]()
     async with grpc.aio.insecure_channel(server.address) as channel:
         for start in range(seeds.start, seeds.stop, per_round):
@@ -79,7 +84,7 @@ async def _fuzz(server: Server, seeds: range, methods: list[str], per_round: int
     return found
 
 
-async def _send_all(channel: Any, seeds: Any, methods: list[str], found: RequestFindings) -> None:
+async def _send_all(channel: Any, seeds: Iterator[int], methods: Sequence[str], found: RequestFindings) -> None:
     for seed in seeds:
         chance = random.Random(seed)
         method = chance.choice(methods)
