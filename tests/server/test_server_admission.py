@@ -20,7 +20,14 @@ class Yard:
     def __init__(self, *, slots: int = 1, waiting: int = 3, memory: int = 0, per_client: int = 0) -> None:
         self.queue, self.jobs = FairQueue(), list[Job]()
         limits = Limits(waiting=waiting, memory=memory, per_client=per_client)
-        self.admission = Admission(limits, slots=slots, queue=self.queue, jobs=lambda: self.jobs)
+        self.refused = list[tuple[str, Exception]]()
+        self.admission = Admission(
+            limits,
+            slots=slots,
+            queue=self.queue,
+            jobs=lambda: self.jobs,
+            on_refused=lambda client, error: self.refused.append((client, error)),
+        )
 
     def add(self, client: str = "a", *, seconds: float | None = 10.0, memory: int = 0, ran: float | None = None) -> Job:
         job = Job("job", "request", transfer_request(0), (96, 64), client=client, memory=memory, seconds=seconds)
@@ -135,6 +142,19 @@ def test_what_is_not_known_refuses_nobody() -> None:
     until_converged = replace(work, optimization=replace(work.optimization, until=Until.CONVERGED))
     assert least_seconds(work, 5.0) == 5.0
     assert least_seconds(work, None) == least_seconds(until_converged, 5.0) == 0.0
+
+
+def test_every_refusal_is_told() -> None:
+    yard = Yard(waiting=1, memory=100, per_client=1)
+    yard.add("a", seconds=50, memory=50)
+    for client, asked in (("b", forecast(1, memory=60)), ("b", forecast(100)), ("a", forecast(1))):
+        with pytest.raises((QueueFullError, DeadlineError)) as raised:
+            yard.expect(asked, client=client, left=10)
+        assert yard.refused.pop() == (client, raised.value)
+    yard.add("c")
+    with pytest.raises(QueueFullError):
+        yard.admission.enter("b")
+    assert len(yard.refused) == 1
 
 
 def test_questions_take_no_jobs_place_and_are_bounded() -> None:

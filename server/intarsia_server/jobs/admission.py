@@ -92,13 +92,23 @@ class Admission:
         slots: how many jobs run at a time.
         queue: of the jobs that wait.
         jobs: those that wait or run.
+        on_refused: told whom it refuses, and why.
     """
 
-    def __init__(self, limits: Limits, *, slots: int, queue: FairQueue, jobs: Callable[[], Collection[Job]]) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        slots: int,
+        queue: FairQueue,
+        jobs: Callable[[], Collection[Job]],
+        on_refused: Callable[[str, Exception], None],
+    ) -> None:
         self._limits = limits
         self._slots = slots
         self._queue = queue
         self._jobs = jobs
+        self._on_refused = on_refused
         self._places: set[Place] = set()
         self._questions: set[Place] = set()
 
@@ -109,9 +119,9 @@ class Admission:
             QueueFullError, QuotaError: there is none.
         """
         if len(self._jobs()) + len(self._places) >= self._limits.waiting + self._slots:
-            raise QueueFullError(self._retry())
+            raise self._refused(client, QueueFullError(self._retry()))
         theirs = sum(job.client == client for job in self._jobs()) + _count(self._places, client)
-        self._check_quota(theirs)
+        self._check_quota(client, theirs)
         place = Place(self, client, self._places)
         self.check_memory(place)
         return place
@@ -123,8 +133,8 @@ class Admission:
             QueueFullError, QuotaError: there is none.
         """
         if len(self._questions) >= self._limits.waiting + self._slots:
-            raise QueueFullError(LEAST_RETRY, "too many requests are being looked at")
-        self._check_quota(_count(self._questions, client))
+            raise self._refused(client, QueueFullError(LEAST_RETRY, "too many requests are being looked at"))
+        self._check_quota(client, _count(self._questions, client))
         return Place(self, client, self._questions)
 
     def check_memory(self, place: Place) -> None:
@@ -135,7 +145,8 @@ class Admission:
         taken = self._queue.memory() + sum(other.forecast.memory for other in others)
         # A job that is alone with what it takes would otherwise never get in.
         if taken and taken + max(place.forecast.memory, 1) > self._limits.memory:
-            raise QueueFullError(self._retry(), "the jobs that wait take all the memory that is set aside for them")
+            message = "the jobs that wait take all the memory that is set aside for them"
+            raise self._refused(place.client, QueueFullError(self._retry(), message))
 
     def check_deadline(self, place: Place, deadline: float) -> None:
         """Raises DeadlineError where a place's job would not be done by then, in monotonic seconds."""
@@ -143,19 +154,25 @@ class Admission:
         wait = self.wait(place.client, _least_seconds) or 0.0
         needed = wait + place.forecast.least_seconds
         if MARGIN * needed > left:
-            raise DeadlineError(
+            message = (
                 f"the job would take {needed:.1f} s ({wait:.1f} s of them in the queue), "
                 f"the call's deadline leaves {max(0.0, left):.1f} s"
             )
+            raise self._refused(place.client, DeadlineError(message))
 
     def wait(self, client: str, seconds_of: Callable[[Job], float | None]) -> float | None:
         """Seconds until a worker would take one more job of that client, as `expected_wait`."""
         running = [job for job in self._jobs() if job.state is JobState.RUNNING]
         return expected_wait([*running, *self._queue.ahead(client)], self._slots, seconds_of, now=time.monotonic())
 
-    def _check_quota(self, count: int) -> None:
+    def _check_quota(self, client: str, count: int) -> None:
         if self._limits.per_client and count >= self._limits.per_client:
-            raise QuotaError(self._retry(), f"a client may have {self._limits.per_client} jobs at a time")
+            message = f"a client may have {self._limits.per_client} jobs at a time"
+            raise self._refused(client, QuotaError(self._retry(), message))
+
+    def _refused(self, client: str, error: Exception) -> Exception:
+        self._on_refused(client, error)
+        return error
 
     def _retry(self) -> float:
         """Seconds until the next job ends, and room is made."""

@@ -43,7 +43,9 @@ class JobManager:
         self._executor = executor
         self._queue = FairQueue()
         self._active: dict[str, Job] = {}
-        self.admission = Admission(limits, slots=executor.slots, queue=self._queue, jobs=self._active.values)
+        self.admission = Admission(
+            limits, slots=executor.slots, queue=self._queue, jobs=self._active.values, on_refused=self._on_refused
+        )
         self._arrived = asyncio.Event()
         self._runners: list[asyncio.Task[None]] = []
         self._idle = asyncio.Event()
@@ -152,6 +154,9 @@ class JobManager:
             self._end(job, JobState.FAILED, error)
         else:
             self._end(job, JobState.SUCCEEDED)
+
+    def _on_refused(self, client: str, error: Exception) -> None:
+        log.debug("refused a job of %s: %s", client, error)
 
     def _check_new(self, request_id: str) -> None:
         if self._draining:
