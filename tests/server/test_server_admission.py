@@ -105,6 +105,13 @@ def test_a_job_that_need_not_wait_needs_no_memory() -> None:
     yard.expect(forecast(1, memory=5000))
 
 
+def test_a_request_that_is_looked_at_and_will_not_wait_takes_no_memory_from_others() -> None:
+    yard = Yard(waiting=10, memory=100)
+    with yard.admission.enter("a") as first:
+        first.expect(forecast(1, memory=60))
+        yard.expect(forecast(1, memory=60))
+
+
 @pytest.mark.parametrize(("left", "refused"), [(31, False), (30.1, False), (29.9, True), (0, True)])
 def test_deadline_by_wait_and_work(left: float, refused: bool) -> None:
     """Three quarters of 20 s in the queue and of 20 s of work."""

@@ -139,10 +139,14 @@ class Admission:
 
     def check_memory(self, place: Place) -> None:
         """Raises QueueFullError where the waiting jobs have no memory left for a place's."""
-        others = self._places - {place}
-        if not self._limits.memory or len(self._jobs()) + len(others) < self._slots:
+        if not self._limits.memory:
             return
-        taken = self._queue.memory() + sum(other.forecast.memory for other in others)
+        free = self._slots - len(self._running())
+        others = [job.memory for job in self._queue]
+        others += [other.forecast.memory for other in self._places if other is not place]
+        if len(others) < free:
+            return
+        taken = sum(others[free:])
         # A job that is alone with what it takes would otherwise never get in.
         if taken and taken + max(place.forecast.memory, 1) > self._limits.memory:
             message = "the jobs that wait take all the memory that is set aside for them"
@@ -162,8 +166,12 @@ class Admission:
 
     def wait(self, client: str, seconds_of: Callable[[Job], float | None]) -> float | None:
         """Seconds until a worker would take one more job of that client, as `expected_wait`."""
-        running = [job for job in self._jobs() if job.state is JobState.RUNNING]
-        return expected_wait([*running, *self._queue.ahead(client)], self._slots, seconds_of, now=time.monotonic())
+        return expected_wait(
+            [*self._running(), *self._queue.ahead(client)], self._slots, seconds_of, now=time.monotonic()
+        )
+
+    def _running(self) -> list[Job]:
+        return [job for job in self._jobs() if job.state is JobState.RUNNING]
 
     def _check_quota(self, client: str, count: int) -> None:
         if self._limits.per_client and count >= self._limits.per_client:
