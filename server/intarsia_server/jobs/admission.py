@@ -141,7 +141,8 @@ class Admission:
         """Raises QueueFullError where the waiting jobs have no memory left for a place's."""
         if not self._limits.memory:
             return
-        free = self._slots - len(self._running())
+        # The first of them need not wait.
+        free = max(0, self._slots - len(self._running()))
         others = [job.memory for job in self._queue]
         others += [other.forecast.memory for other in self._places if other is not place]
         if len(others) < free:
