@@ -44,5 +44,5 @@ def report_of_requests(found: RequestFindings, options: Options) -> Report:
         Figure(name=f"{about}: good jobs in between that were not served", goal=0, measured=found.unserved),
         Figure(name=f"{about}: memory growth (MB)", goal=REQUEST_GROWTH, measured=found.growth / 1e6),
     )
-    facts = {"statuses": found.statuses, "defects": found.defects, "seed": options.seed}
+    facts = {"statuses": dict(found.statuses), "defects": found.defects, "seed": options.seed}
     return Report(name="fuzz-requests", figures=figures, facts=facts)
