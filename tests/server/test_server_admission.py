@@ -9,8 +9,9 @@ import pytest
 from intarsia_server.engine.request import Until
 from intarsia_server.jobs.admission import Admission, DeadlineError, Limits, QueueFullError, QuotaError
 from intarsia_server.jobs.forecast import Forecast, least_seconds
-from intarsia_server.jobs.model import Job, JobState
+from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.queue import FairQueue
+from intarsia_server.jobs.record import JobState
 from scripted_executor import transfer_request
 
 

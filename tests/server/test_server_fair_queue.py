@@ -8,8 +8,9 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from intarsia_server.jobs.model import Job, JobState
+from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.queue import FIRST_GUESS, FairQueue
+from intarsia_server.jobs.record import JobState
 from scripted_executor import transfer_request
 
 
@@ -27,6 +28,14 @@ def queue_of(*jobs: Job) -> FairQueue:
     for each in jobs:
         queue.append(each)
     return queue
+
+
+def done(queue: FairQueue, seconds: float = 1.0) -> Job:
+    """Takes the next job, which ends after that long."""
+    taken = queue.pop()
+    taken.state = JobState.SUCCEEDED
+    queue.settle(taken, seconds)
+    return taken
 
 
 def test_one_clients_jobs_run_in_the_order_they_came() -> None:
@@ -74,8 +83,16 @@ def test_newcomers_without_end_do_not_starve_a_client() -> None:
     queue, taken = queue_of(*(job("a") for _ in range(3))), ""
     for number in range(9):
         queue.append(job(f"{number}"))
-        taken += queue.pop().client[0]
+        taken += done(queue).client[0]
     assert taken.count("a") == 3
+
+
+def test_a_newcomer_does_not_wait_for_what_was_expected_too_long() -> None:
+    queue = queue_of(*(job("a", 100.0) for _ in range(10)))
+    done(queue, seconds=1.0)
+    queue.pop()
+    queue.append(job("b", 1.0))
+    assert clients(queue, 2) == "ba"
 
 
 def test_what_a_job_took_counts_in_the_end() -> None:
@@ -142,7 +159,7 @@ def test_clients_that_have_gone_are_forgotten() -> None:
     queue = FairQueue()
     for number in range(1000):
         queue.append(job(f"client {number}"))
-        queue.pop()
+        done(queue)
     assert len(queue._had) <= 2
 
 

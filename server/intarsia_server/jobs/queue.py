@@ -30,8 +30,8 @@ class FairQueue:
         # Seconds that a client has had, on a clock that all share and that no client falls behind.
         self._had: dict[str, float] = {}
         self._clock = 0.0
-        # What a job that was taken has cost its client, while it runs.
-        self._charged: WeakKeyDictionary[Job, float] = WeakKeyDictionary()
+        # What a job that was taken has cost its client, while it runs, and how many waited then.
+        self._charged: WeakKeyDictionary[Job, tuple[float, int]] = WeakKeyDictionary()
         # What the last job of a kind took.
         self._usual: dict[str, float] = {}
 
@@ -42,7 +42,7 @@ class FairQueue:
     def append_left(self, job: Job) -> None:
         """Puts a job that was taken, and has to be run again, at its client's head; what it had cost is given back."""
         jobs = self._of(job.client)
-        self._had[job.client] -= self._charged.pop(job, 0.0)
+        self._had[job.client] -= self._charged.pop(job, (0.0, 1))[0]
         jobs.appendleft(job)
 
     def pop(self) -> Job:
@@ -55,10 +55,9 @@ class FairQueue:
             raise IndexError("no job waits")
         client = min(self._waiting, key=self._had.__getitem__)
         job = self._waiting[client].popleft()
-        seconds = self._charged[job] = self.seconds_of(job)
-        # What each who waits would have had of it. Newcomers start there: were the clock to stand still, they would all
-        # be before whoever has had one job.
-        self._clock = max(self._clock + seconds / len(self._waiting), self._had[client])
+        seconds = self.seconds_of(job)
+        self._charged[job] = seconds, len(self._waiting)
+        self._clock = max(self._clock, self._had[client])
         self._had[client] += seconds
         self._forget_idle(client)
         return job
@@ -67,8 +66,12 @@ class FairQueue:
         """Replaces what a job was thought to take, which its client was charged, by what it took until it ended."""
         if job.state is JobState.SUCCEEDED:
             self._usual[job.request.kind] = seconds
-        difference = max(seconds, LEAST) - self._charged.pop(job, seconds)
-        self._had[job.client] = self._had.get(job.client, self._clock) + difference
+        seconds = max(seconds, LEAST)
+        charged, waited = self._charged.pop(job, (seconds, 1))
+        self._had[job.client] = self._had.get(job.client, self._clock) + seconds - charged
+        # What each who waited would have had of it. Newcomers start there: were the clock to stand still, they would
+        # all be before whoever has had one job; were it ahead of what has been done, they would starve.
+        self._clock += seconds / waited
 
     def remove(self, job: Job) -> None:
         """Takes a job out that is not going to run.
