@@ -15,10 +15,14 @@ from pathlib import Path
 from intarsia.files import write_atomically
 
 from bench.report import Report, read_reports, table
-from bench.trust import fuzz
+from bench.trust import fairness, fuzz, overload
 from bench.trust.options import Options
 
-PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {"fuzz": fuzz.run}
+PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {
+    "overload": overload.run,
+    "fairness": fairness.run,
+    "fuzz": fuzz.run,
+}
 """By name, in the order in which they run."""
 
 
@@ -28,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--requests", type=int, default=Options.requests, help="fuzzed requests")
     parser.add_argument("--pictures", type=int, default=Options.pictures, help="mutated pictures")
+    parser.add_argument("--overload-seconds", type=float, default=Options.overload_seconds, help="too much to do")
+    parser.add_argument("--fairness-seconds", type=float, default=Options.fairness_seconds, help="two clients compete")
     parser.add_argument("--seed", type=int, default=Options.seed, help="of whatever is drawn")
     parser.add_argument("--out", type=Path, default=Options.out, help="folder to write to")
     values = vars(parser.parse_args(arguments))

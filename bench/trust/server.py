@@ -45,18 +45,22 @@ class Server:
         """Bytes that its front process holds (resident)."""
         return resident(self.process.pid)
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, token: str = "") -> None:
         """Waits for its workers.
+
+        Args:
+            token: to show, where the server wants one.
 
         Raises:
             RuntimeError: it has ended, or is not ready in time.
         """
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
         deadline = time.monotonic() + PATIENCE
         with grpc.insecure_channel(self.address, options=[("grpc.max_reconnect_backoff_ms", 200)]) as channel:
             stub = pb_grpc.StyleTransferServiceStub(channel)
             while self.alive and time.monotonic() < deadline:
                 with suppress(grpc.RpcError):
-                    if stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=5).ready:
+                    if stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=5, metadata=metadata).ready:
                         return
                 time.sleep(0.1)
         raise RuntimeError(f"the server did not start:\n{self.log_file.read_text()}")
