@@ -34,17 +34,18 @@ def test_the_hint_is_told_in_both_ways(narrow: StyleTransferServiceStub) -> None
     assert milliseconds > 0
     for call in reversed(calls):
         call.cancel()
+    eventually(lambda: narrow.GetServerInfo(pb.GetServerInfoRequest()).queued_jobs == 0, "the queue to be empty")
     assert_serves(narrow)
 
 
 def test_quota_and_memory(start_server: Start) -> None:
-    server = start_server(client_jobs=3, queue_mib=100)
+    server = start_server(client_jobs=3, queue_mib=75)
     server.wait_until_ready()
     with server.stub() as stub:
         calls: list[Any] = [stub.Stylize(long_request(), timeout=LONG) for _ in range(2)]
         for call in calls:
             read_until(call, "accepted")
-        # Each of them is thought to take 56 MB.
+        # Each of them is thought to take some 50 MB.
         found = refusal(stub, long_request())
         assert (found.code, "memory" in found.message) == (grpc.StatusCode.RESOURCE_EXHAUSTED, True)
         job = tiny_request()
@@ -72,8 +73,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(
     assert "in the queue" in raised.value.details()
     detached = long_request()
     detached.on_disconnect = pb.ON_DISCONNECT_DETACH
-    call = stub.Stylize(detached, timeout=20)
-    read_until(call, "accepted")
-    call.cancel()
+    accepted = read_until(stub.Stylize(detached, timeout=20), "accepted")
+    stub.CancelJob(pb.CancelJobRequest(job_id=accepted.job_id), timeout=LONG)
     running.cancel()
     assert_serves(stub)
