@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import intarsia
 import pytest
 from google.rpc import error_details_pb2
 from intarsia.v1 import style_transfer_pb2 as pb
@@ -77,3 +78,30 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(
     stub.CancelJob(pb.CancelJobRequest(job_id=accepted.job_id), timeout=LONG)
     running.cancel()
     assert_serves(stub)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"queue_capacity": 0}, "queue is full"), ({"client_jobs": 1}, "1 jobs")], ids=str
+)
+def test_a_client_waits_as_it_is_told(start_server: Start, settings: dict[str, int], message: str) -> None:
+    server = start_server(log_level="DEBUG", **settings)
+    server.wait_until_ready()
+    with server.stub() as stub, intarsia.Client(server.address) as client:
+        first = stub.Stylize(tiny_request(steps=200), timeout=LONG)
+        read_until(first, "progress")
+        with pytest.raises(intarsia.IntarsiaError, match=message) as raised:
+            client.start(tiny_request()).result()
+        assert raised.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert raised.value.retry_after_seconds is not None
+        assert raised.value.retry_after_seconds > 0
+        assert client.start(tiny_request(), wait_when_busy=LONG).result().image
+    assert server.log.count("refused a job") >= 2
+
+
+def test_a_client_does_not_insist_on_a_deadline_that_cannot_be_met(start_server: Start) -> None:
+    server = start_server(log_level="DEBUG")
+    server.wait_until_ready()
+    with intarsia.Client(server.address) as client, pytest.raises(intarsia.IntarsiaError, match="would take") as raised:
+        client.start(long_request(), timeout=20, wait_when_busy=LONG).result()
+    assert raised.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert server.log.count("refused a job") == 1
