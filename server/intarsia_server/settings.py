@@ -65,6 +65,8 @@ class Settings(BaseSettings):
         5.0, ge=0, description="From one checkpoint of a running job to the next, at least; 0 writes none."
     )
     queue_capacity: int = Field(16, ge=0, description="Jobs that may wait.")
+    queue_mib: int = Field(0, ge=0, description="Memory that waiting jobs may be thought to take, in MiB; 0: no limit.")
+    client_jobs: int = Field(0, ge=0, description="Jobs of one client that may wait or run; 0: no limit.")
     max_pixels: int = Field(36_000_000, ge=1024, description="Largest picture that is decoded or made, in pixels.")
     max_message_bytes: int = Field(64 * 2**20, ge=2**20, description="Largest message that is taken.")
     max_upload_bytes: int = Field(256 * 2**20, ge=2**20, description="Largest picture that is taken as an upload.")

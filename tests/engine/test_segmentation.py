@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from intarsia_server.engine.errors import CancelledError, InvalidInputError
@@ -218,3 +220,18 @@ def test_pixels_without_a_label_are_no_label_without_a_style() -> None:
         assign(segment(0), labels=np.array([[-1, 0, 255]], dtype=np.int32))
     with pytest.raises(InvalidInputError, match="translucent"):
         assign(segment(0), labels=np.array([[-1, 0]], dtype=np.int32))
+
+
+def test_no_other_thread_waits_while_labels_are_assigned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numpy's unique does not let others run while it hashes or makes an inverse: the server's event loop is one."""
+    sorts = np.unique
+
+    def unique(values: Any, **options: Any) -> Any:
+        assert options == {"return_counts": True}
+        return sorts(values, **options)
+
+    monkeypatch.setattr(np, "unique", unique)
+    labels = np.array([[7, 7, 300], [300, 7, 0]], dtype=np.int32)
+    segments = [Segment(labels=(0, 300), style=b"a"), Segment(labels=(7,), style=None)]
+    indices = assign_segments(labels, segments, label_field="label_map.data", segment_field="segments")
+    assert indices.tolist() == [[1, 1, 0], [0, 1, 0]]

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from intarsia_server.jobs.admission import Limits
 from intarsia_server.jobs.archive import Archive
 from intarsia_server.jobs.events import JobEvent
 from intarsia_server.jobs.folder import DataFolder
@@ -50,7 +51,7 @@ class Bench:
             self.executor,
             self.archive,
             self.folder.checkpoints,
-            capacity=capacity,
+            limits=Limits(waiting=capacity),
             chunk_bytes=chunk_bytes,
             durable=self.folder.durable,
             revive=lambda data: transfer_request(int(data)),
@@ -63,15 +64,21 @@ class Bench:
         self.manager.start()
         await settle()
 
-    async def submit(self, seed: int, *, owner: str = "", stored: bool = True) -> Job:
+    def submit_now(self, seed: int, *, client: str = "", owner: str = "", stored: bool = True) -> Job:
+        """A job that is yet to be stored."""
+        with self.manager.admit(client) as place:
+            return self.manager.submit(
+                transfer_request(seed),
+                place,
+                request_id=f"request {seed}",
+                size=SIZE,
+                owner=owner,
+                payload=payload_of(seed) if stored else None,
+            )
+
+    async def submit(self, seed: int, *, client: str = "", owner: str = "", stored: bool = True) -> Job:
         """A job that has been accepted, and has begun if it can."""
-        job = self.manager.submit(
-            transfer_request(seed),
-            request_id=f"request {seed}",
-            size=SIZE,
-            owner=owner,
-            payload=payload_of(seed) if stored else None,
-        )
+        job = self.submit_now(seed, client=client, owner=owner, stored=stored)
         await until(lambda: job.log.sequence > 0)
         await settle()
         return job

@@ -19,8 +19,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 
-LONG = 60.0
+SOON = 60.0
 """Seconds after which something that should have happened never will; far above what a busy machine needs."""
+
+LONG = 3600.0
+"""Seconds of a call's deadline. Well above what a job of the tests' would take that runs to its end: it is refused
+where its deadline cannot be met."""
 
 CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -75,7 +79,7 @@ class ServerProcess:
 
     def wait_for_end(self) -> int:
         """The exit status."""
-        return self.process.wait(LONG)
+        return self.process.wait(SOON)
 
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
@@ -122,7 +126,7 @@ def server_environment(torch_home: Path, **settings: object) -> dict[str, str]:
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LONG
+    deadline = time.monotonic() + SOON
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.02)

@@ -17,8 +17,7 @@ from intarsia_server.jobs.manager import EPOCH, DrainingError, UnknownJobError
 from intarsia_server.jobs.record import JobRecord, JobState
 from intarsia_server.jobs.storage import StorageError, StorageFullError
 from intarsia_server.jobs.store import JobStore, StoreError
-from job_bench import Bench, payload_of, settle, until
-from scripted_executor import transfer_request
+from job_bench import Bench, settle, until
 from server_process import LONG
 
 
@@ -324,9 +323,7 @@ def test_full_disk_refuses_a_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         await bench.start()
         with monkeypatch.context() as patch:
             patch.setattr("os.fsync", disk_full)
-            job = bench.manager.submit(
-                transfer_request(1), request_id="request 1", size=(96, 64), payload=payload_of(1)
-            )
+            job = bench.submit_now(1)
             with pytest.raises(StorageFullError) as raised:
                 await bench.events_of(job)
             assert "full" in str(raised.value)

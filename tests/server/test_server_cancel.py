@@ -6,6 +6,7 @@ import uuid
 
 import grpc
 import pytest
+from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 from server_jobs import assert_serves, failure_of, long_request, read_until, run_job, tiny_request
 from server_process import LONG, ServerProcess
@@ -57,7 +58,10 @@ def test_closed_channel_cancels_the_job(server: ServerProcess, stub: StyleTransf
 
 
 def test_deadline_ends_the_job(server: ServerProcess, stub: StyleTransferServiceStub) -> None:
-    call = stub.Stylize(long_request(), timeout=3)
+    request = long_request()
+    # Nobody can foresee its end, or it would be refused; steps of that size are slow enough not to reach it.
+    request.optimization.until, request.output.size = pb.UNTIL_CONVERGED, 1000
+    call = stub.Stylize(request, timeout=3)
     job_id = read_until(call, "accepted").job_id
     assert failure_of(call).code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert_serves(stub)

@@ -13,7 +13,6 @@ from intarsia_server.engine.label_finder import Tools
 from intarsia_server.jobs.files import FileStore
 from intarsia_server.jobs.manager import DrainingError
 from intarsia_server.jobs.uploads import UploadLimits, UploadStore
-from intarsia_server.rpc.callers import Caller
 from intarsia_server.rpc.servicer import StyleTransferServicer
 from intarsia_server.settings import Settings
 from job_bench import Bench
@@ -57,8 +56,9 @@ def test_a_check_stops(tmp_path: Path, stop: Stop, error: type[BaseException]) -
         )
         uploads = UploadStore(tmp_path / "unfinished", FileStore(tmp_path / "complete"), limits)
         servicer = StyleTransferServicer(bench.manager, bench.executor, uploads, Settings())
-        submit = servicer._submit(transfer_request(1), "id", Caller("client", ""), check)
-        task: asyncio.Task[object] = asyncio.create_task(submit)
+        with bench.manager.admit("client") as place:
+            submit = servicer._submit(transfer_request(1), place, "id", "", check, deadline=None)
+            task: asyncio.Task[object] = asyncio.create_task(submit)
         assert await asyncio.to_thread(check.began.wait, LONG)
         stop(servicer, task)
         with pytest.raises(error):

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 from intarsia_server.engine.events import StageStarted
 from intarsia_server.executors.base import ResumedEvent, WorkerDiedError
+from intarsia_server.jobs.admission import QueueFullError
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, QueuedEvent, StoredResultEvent
 from intarsia_server.jobs.manager import (
     MAX_DEATHS,
     DrainingError,
     DuplicateRequestError,
     JobCancelledError,
-    QueueFullError,
 )
 from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.record import JobRecord, JobState
@@ -87,7 +87,7 @@ def test_capacity(slots: int, capacity: int) -> None:
         for seed in range(slots + capacity):
             await bench.submit(seed)
         with pytest.raises(QueueFullError) as raised:
-            bench.manager.check_admission()
+            bench.manager.admit("")
         assert raised.value.retry_seconds > 0
         with pytest.raises(QueueFullError):
             await bench.submit(99)
@@ -101,13 +101,10 @@ def test_capacity(slots: int, capacity: int) -> None:
 
 def test_jobs_submitted_at_once_are_bounded_and_placed() -> None:
     async def scenario(bench: Bench) -> None:
-        def submit(seed: int) -> Job:
-            return bench.manager.submit(transfer_request(seed), request_id=f"{seed}", size=SIZE)
-
         # No task may run in between: the jobs are counted before any of them is stored.
-        jobs = [submit(seed) for seed in range(3)]
+        jobs = [bench.submit_now(seed, stored=False) for seed in range(3)]
         with pytest.raises(QueueFullError):
-            submit(3)
+            bench.submit_now(3)
         await until(lambda: all(job.log.sequence for job in jobs))
         await settle()
         assert [job.queue_position for job in jobs] == [0, 1, 2]
@@ -136,6 +133,21 @@ def test_positions_after_a_queued_job_is_cancelled() -> None:
         assert [await positions_of(job) for job in jobs[1:]] == [[1], [2], [3, 2]]
 
     on_bench(scenario)
+
+
+def test_clients_take_turns() -> None:
+    async def scenario(bench: Bench) -> None:
+        jobs = [await bench.submit(seed, client="many") for seed in (1, 2, 3)]
+        late = await bench.submit(4, client="one")
+        everybody = [jobs[0], late, *jobs[1:]]
+        assert [job.queue_position for job in everybody] == [0, 1, 2, 3]
+        for seed, job in zip((1, 4, 2, 3), everybody, strict=True):
+            bench.executor.let_go(seed)
+            await bench.ended(job)
+        assert bench.executor.ended == [1, 4, 2, 3]
+        assert [await positions_of(job) for job in jobs] == [[0], [1, 2, 1], [2, 3, 2, 1]]
+
+    on_bench(scenario, capacity=4)
 
 
 def test_cancel_of_a_queued_job() -> None:
@@ -247,12 +259,7 @@ def test_request_sent_again_is_the_same_job() -> None:
         running, queued = await bench.submit(1), await bench.submit(2)
         for seed, job in ((1, running), (2, queued)):
             assert await bench.find(seed) is job
-            assert (
-                bench.manager.submit(
-                    transfer_request(seed), request_id=job.request_id, size=SIZE, payload=payload_of(seed)
-                )
-                is job
-            )
+            assert bench.submit_now(seed) is job
             with pytest.raises(DuplicateRequestError):
                 await bench.manager.find("", job.request_id, payload_of(3))
             assert await bench.find(seed, owner="somebody else") is None

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from intarsia_server.engine.request import TransferRequest
 from intarsia_server.executors.base import WorkerDiedError
+from intarsia_server.jobs.admission import QueueFullError
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, Numbered, SnapshotEvent, StoredResultEvent
-from intarsia_server.jobs.manager import DuplicateRequestError, QueueFullError
+from intarsia_server.jobs.manager import DuplicateRequestError
 from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.record import JobRecord, JobState
 from job_bench import Bench, payload_of, settle, until

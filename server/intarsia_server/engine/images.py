@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")
 
 # Pillow would refuse large pictures by a fixed number of its own; `open_image` checks the caller's before decoding.
 Image.MAX_IMAGE_PIXELS = None
+
+# Pillow's complaints about strangers' files are of no use to an operator, and name paths of the installation.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Pixels = NDArray[np.uint8]
 """RGB, [H, W, 3]."""
@@ -53,10 +57,16 @@ def open_image(data: bytes, field: str, *, max_pixels: int) -> Image.Image:
         raise _undecodable(field) from error
 
 
+def pixel_size(data: bytes) -> tuple[int, int]:
+    """(width, height) of an encoded picture by its header alone, as the file has it; of one that `open_image` takes."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.size
+
+
 def pixel_count(data: bytes) -> int:
     """Pixels of an encoded picture by its header alone; of one that `open_image` takes."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return image.width * image.height
+    width, height = pixel_size(data)
+    return width * height
 
 
 def _undecodable(field: str) -> InvalidInputError:

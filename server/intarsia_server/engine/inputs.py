@@ -217,7 +217,7 @@ def output_size(content: Pixels, size: int | None, *, max_pixels: int) -> tuple[
         InvalidInputError: shorter than the encoder's reach, or more pixels than the limit.
     """
     height, width = content.shape[:2]
-    width, height = fit_longer_side(width, height, size or min(DEFAULT_SIZE, max(width, height)))
+    width, height = working_size(width, height, size)
     if min(width, height) < MIN_SIDE:
         raise InvalidInputError(
             "output.size",
@@ -228,6 +228,11 @@ def output_size(content: Pixels, size: int | None, *, max_pixels: int) -> tuple[
             "output.size", f"makes the result {width}x{height}, over the limit of {max_pixels} pixels"
         )
     return width, height
+
+
+def working_size(width: int, height: int, size: int | None) -> tuple[int, int]:
+    """(width, height) of the result of a content image of that size, if the longer side is to be `size`."""
+    return fit_longer_side(width, height, size or min(DEFAULT_SIZE, max(width, height)))
 
 
 def check_side(pixels: Pixels, field: str) -> None:

@@ -84,7 +84,7 @@ def check_labels(source: Boxes | Scribbles | Automatic, content: Pixels, *, max_
             return frozenset({0, *(box.label for box in source.boxes)})
         case Scribbles():
             marks, _ = _marks(source, content, max_pixels=max_pixels)
-            return frozenset(np.unique(marks[marks != UNMARKED]).tolist())
+            return frozenset(distinct(marks[marks != UNMARKED]).tolist())
         case Automatic():
             return None
 
@@ -132,7 +132,7 @@ def find_labels(
                 cancelled=tools.cancelled,
             )
             indices, warnings = dominant(reader.weights(), size)
-            found = np.unique(indices)
+            found = distinct(indices)
             for index, mask in enumerate(source.masks):
                 if names.index(mask.label) not in found:
                     raise InvalidInputError(f"soft_masks.masks[{index}].image.data", NOWHERE)

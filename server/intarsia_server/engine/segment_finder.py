@@ -20,7 +20,7 @@ from intarsia_server.engine.label_finder import (
     find_labels,
 )
 from intarsia_server.engine.request import Automatic, Box, Boxes, LabelMapSource, Segment, Segmentation, SoftMasks
-from intarsia_server.engine.segmentation import LabelMap, assign_segments, check_claims, owners, resize_labels
+from intarsia_server.engine.segmentation import LabelMap, assign_segments, check_claims, distinct, owners, resize_labels
 from intarsia_server.engine.soft_masks import NOWHERE, REST, MaskReader, dominant, partition
 from intarsia_server.engine.voc import CLASSES
 
@@ -108,7 +108,7 @@ class SegmentFinder:
         return labels
 
     def _segments_of(self, labels: LabelMap, masks: NDArray[np.float32] | None, warnings: Warnings) -> Segments:
-        present = set(np.unique(labels).tolist())
+        present = set(distinct(labels).tolist())
         styled = tuple(i for i, segment in enumerate(self._segments) if segment.style is not None and i in present)
         return Segments(labels=labels, masks=masks, styled=styled, warnings=warnings)
 
@@ -131,7 +131,7 @@ class SegmentFinder:
         return indices, warnings
 
     def _absent(self, indices: LabelMap) -> list[int]:
-        return sorted(set(range(len(self._segments))) - set(np.unique(indices).tolist()))
+        return sorted(set(range(len(self._segments))) - set(distinct(indices).tolist()))
 
     def _mask_reader(self, size: tuple[int, int], tools: Tools) -> MaskReader:
         assert isinstance(self._source, SoftMasks)
@@ -173,7 +173,7 @@ class SegmentFinder:
         owner = self._check_classes()
         labels, _ = find_labels(self._source, self._content, claimed=owner, max_pixels=self._max_pixels, tools=tools)
         warnings: list[tuple[str, str]] = []
-        unclaimed = [label for label in np.unique(labels).tolist() if label not in owner]
+        unclaimed = [label for label in distinct(labels).tolist() if label not in owner]
         if unclaimed:
             found = _names(unclaimed)
             if 0 not in owner:
@@ -187,9 +187,7 @@ class SegmentFinder:
             wanted = _names(self._segments[index].labels)
             warnings.append(("segment_absent", f"no {wanted} was found: segments[{index}] has no pixel and no part"))
         if all(index in absent or segment.style is None for index, segment in enumerate(self._segments)):
-            raise InvalidInputError(
-                "automatic", f"found {_names(np.unique(labels).tolist())}, and nothing with a style"
-            )
+            raise InvalidInputError("automatic", f"found {_names(distinct(labels).tolist())}, and nothing with a style")
         return indices, tuple(warnings)
 
 

@@ -25,6 +25,7 @@ from intarsia_server.executors.base import (
     WorkerDiedError,
 )
 from intarsia_server.executors.checkpoint_files import remove_checkpoint
+from intarsia_server.jobs.admission import Admission, Limits, Place
 from intarsia_server.jobs.archive import Archive
 from intarsia_server.jobs.events import (
     AcceptedEvent,
@@ -52,14 +53,6 @@ SUSPEND_SECONDS = 5.0
 EPOCH = 10**9
 """Events of a job that goes on after a server's start are numbered from the next multiple of this: how many had been
 sent before is not known then, and a number must never be used twice."""
-
-
-class QueueFullError(RuntimeError):
-    """No room for another job; try again after `retry_seconds`."""
-
-    def __init__(self, retry_seconds: float) -> None:
-        super().__init__("the queue is full")
-        self.retry_seconds = retry_seconds
 
 
 class DrainingError(RuntimeError):
@@ -95,13 +88,13 @@ class Payload:
 
 
 class JobManager:
-    """Runs jobs on an executor, `executor.slots` at a time, and keeps them.
+    """Runs jobs on an executor, in fair turns between clients, `executor.slots` at a time, and keeps them.
 
     Args:
         executor: already started or about to be; jobs wait for it.
         archive: what is kept of jobs.
         checkpoints: folder in which a job's checkpoint has the job's id for a name.
-        capacity: how many jobs may wait.
+        limits: on what may wait.
         chunk_bytes: pictures above this size are sent in chunks of it.
         durable: whether another server will find in the archive what this one leaves there.
         revive: makes a payload's data a request again; it may raise what the executor may. Blocks.
@@ -115,7 +108,7 @@ class JobManager:
         archive: Archive,
         checkpoints: Path,
         *,
-        capacity: int,
+        limits: Limits,
         chunk_bytes: int,
         durable: bool,
         revive: Callable[[bytes], Work],
@@ -125,7 +118,6 @@ class JobManager:
         self._executor = executor
         self._archive = archive
         self._checkpoints = checkpoints
-        self._capacity = capacity
         self._chunk_bytes = chunk_bytes
         self._durable = durable
         self._revive = revive
@@ -133,6 +125,9 @@ class JobManager:
         self._observers = observers
         self._queue = FairQueue()
         self._active: dict[str, Job] = {}
+        self.admission = Admission(
+            limits, slots=executor.slots, queue=self._queue, jobs=self._active.values, on_refused=self._refused
+        )
         self._arrived = asyncio.Event()
         self._runners: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,7 +135,6 @@ class JobManager:
         self._idle.set()
         self._draining = False
         self._suspending = False
-        self._recent_seconds = 30.0
 
     async def recover(self) -> None:
         """Queues again what the last server on this archive had queued or running; asked before any job is taken."""
@@ -174,28 +168,23 @@ class JobManager:
         """Those that wait or are being worked on, in the order they came."""
         return tuple(self._active.values())
 
-    @property
-    def next_position(self) -> int:
-        """Jobs before the next one; 0 when a worker is free."""
+    def next_position(self, client: str) -> int:
+        """Jobs before the client's next one; 0 when a worker is free."""
         free = self._executor.slots - self.running
-        return max(0, len(self._queue) + 1 - free)
+        return max(0, len(self._queue.ahead(client)) + 1 - free)
 
-    def check_admission(self, client: str = "") -> None:
-        """Whether a job could be taken now; asked before its pictures are decoded, which is the dear part.
+    def admit(self, client: str) -> Place:
+        """A place for a job, to be held until it is queued: taken before anything is done with its pictures.
 
         Raises:
-            DrainingError, QueueFullError: it could not.
+            DrainingError, QueueFullError, QuotaError: there is none.
         """
-        error: DrainingError | QueueFullError
-        if self._draining:
-            error = DrainingError("the server is shutting down")
-        elif len(self._active) >= self._capacity + self._executor.slots:
-            error = QueueFullError(self._recent_seconds)
-        else:
-            return
-        for observer in self._observers:
-            observer.refused(client, error)
-        raise error
+        self._check_draining(client)
+        return self.admission.enter(client)
+
+    async def knows(self, owner: str, request_id: str) -> bool:
+        """Whether the owner has a job with that request id, which a request may be sent again to attach to."""
+        return bool(self._find_active(owner, request_id) or await self._archive.find(owner, request_id))
 
     async def find(self, owner: str, request_id: str, payload: Payload) -> Job | JobRecord | None:
         """The owner's job with that request id; None: there is none.
@@ -210,39 +199,36 @@ class JobManager:
     def submit(
         self,
         request: Work,
+        place: Place,
         *,
         request_id: str,
         size: tuple[int, int],
         areas: Mapping[str, float] | None = None,
         payload: Payload | None = None,
-        client: str = "",
         owner: str = "",
-        memory: int = 0,
-        seconds: float | None = None,
     ) -> Job:
         """Takes a job; it is queued as soon as it is stored, and if it cannot be stored its events end with that error.
 
         Args:
             request: to run.
+            place: that `admit` gave it.
             request_id: if the owner has such a job already, waiting or running, that one is returned.
-            size: as of `Job`, and so are areas, client, owner, memory and seconds.
+            size: as of `Job`, and so are areas and owner.
             areas: see size.
             payload: of the request; without it, the job ends with the server.
-            client: see size.
             owner: see size.
-            memory: see size.
-            seconds: see size.
 
         Raises:
-            DrainingError, QueueFullError: see `check_admission`.
+            DrainingError: the server has begun to drain since then.
             DuplicateRequestError: as `find`.
         """
         name = payload.sha256 if payload else ""
         if (same := self._find_active(owner, request_id)) is not None:
             self._same(same, name)
             return same
-        self.check_admission(client)
-        job = Job(str(uuid.uuid4()), request_id, request, size, areas or {}, client, owner, memory, seconds, name)
+        self._check_draining(place.client)
+        job = Job(str(uuid.uuid4()), request_id, request, size, areas or {}, place.client, owner, payload=name)
+        job.memory, job.seconds = place.forecast.memory, place.forecast.seconds
         self._active[job.job_id] = job
         self._idle.clear()
         self._spawn(job, self._admit(job, payload.data if payload else b""))
@@ -352,15 +338,15 @@ class JobManager:
             await self._archive.accept(job.record(), payload)
         except StorageError as error:
             log.error("job %s refused: %s", job.job_id, error, exc_info=error.__cause__)  # noqa: TRY400
-            for observer in self._observers:
-                observer.refused(job.client, error)
+            self._refused(job.client, error)
             self._drop(job)
             job.log.close(error)
             return
-        job.queue_position = self.next_position
+        job.queue_position = self.next_position(job.client)
         accepted = AcceptedEvent(job.job_id, job.request_id, job.queue_position, *job.size)
         self._publish(job, accepted, at=job.created_at)
         self._accepted(job)
+        self._announce_positions()
         log.info("job %s accepted: %s, %dx%d", job.job_id, job.request.kind, *job.size)
 
     async def _recover(self, record: JobRecord) -> None:
@@ -440,7 +426,6 @@ class JobManager:
         except Exception as error:  # a failed job must not end the runner; its reader gets the error
             await self._end(job, JobState.FAILED, error)
         else:
-            self._recent_seconds = time.monotonic() - job.started_at
             if isinstance(final, ResultEvent):
                 await self._succeed(job, final)
             else:
@@ -556,6 +541,8 @@ class JobManager:
     def _leave(self, job: Job, error: Exception | None) -> None:
         """Nothing more follows from this server: tells everybody."""
         self._drop(job)
+        if job.started_at is not None:
+            self._queue.settle(job, time.monotonic() - job.started_at)
         if job.state.ended:
             remove_checkpoint(self._checkpoints / job.job_id)
             seconds = time.time() - (job.began_at or job.created_at)
@@ -574,6 +561,17 @@ class JobManager:
             task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _check_draining(self, client: str) -> None:
+        if self._draining:
+            error = DrainingError("the server is shutting down")
+            self._refused(client, error)
+            raise error
+
+    def _refused(self, client: str, error: Exception) -> None:
+        log.debug("refused a job of %s: %s", client, error)
+        for observer in self._observers:
+            observer.refused(client, error)
 
     def _find_active(self, owner: str, request_id: str) -> Job | None:
         return next((job for job in self._active.values() if (job.owner, job.request_id) == (owner, request_id)), None)

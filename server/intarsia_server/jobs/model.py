@@ -29,8 +29,8 @@ class Job:
         areas: of a transfer, by stage, the share of the picture that it works on; 1 for those that are not named.
         client: who takes turns with whom.
         owner: who may see it.
-        memory: estimated bytes on the device; 0: not known.
-        seconds: estimated; None: not known.
+        memory: bytes that it is thought to take at its peak; 0: not known.
+        seconds: that it is thought to take from its start; None: not known.
         payload: name of the stored request; "" for a job that does not outlive the server.
         cancel: set to stop it.
         suspended: it is stopped for the server's sake, and is to go on when that starts again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import NoReturn
 
 import grpc
@@ -12,13 +13,13 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from intarsia_server.engine.errors import InvalidInputError, WeightsUnavailableError
 from intarsia_server.executors.base import OutOfMemoryError, WorkerDiedError
+from intarsia_server.jobs.admission import DeadlineError, QueueFullError
 from intarsia_server.jobs.archive import EndedJobError, ResultGoneError
 from intarsia_server.jobs.manager import (
     DrainingError,
     DuplicateRequestError,
     InputLostError,
     JobCancelledError,
-    QueueFullError,
     ServerDiedError,
     UnknownJobError,
 )
@@ -54,6 +55,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (DrainingError, grpc.StatusCode.UNAVAILABLE),
     (WorkerDiedError, grpc.StatusCode.UNAVAILABLE),
     (JobCancelledError, grpc.StatusCode.CANCELLED),
+    (DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED),
     (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
 
@@ -67,7 +69,8 @@ async def abort(context: grpc.aio.ServicerContext[Message, Message], error: Exce
     """Ends the call with the status that the error stands for."""
     status = to_status(error)
     code = next(code for code in grpc.StatusCode if code.value[0] == status.code)
-    await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+    details = ("grpc-status-details-bin", status.SerializeToString())
+    await context.abort(code, status.message, (details, *_pushback(error)))
 
 
 def to_status(error: Exception) -> status_pb2.Status:
@@ -79,6 +82,14 @@ def to_status(error: Exception) -> status_pb2.Status:
         log.error("call failed", exc_info=error)
     message = "internal error" if code is grpc.StatusCode.INTERNAL else _short(str(error))
     return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=_details(error))
+
+
+def _pushback(error: Exception) -> tuple[tuple[str, str], ...]:
+    """What gRPC's own clients go by when their service config has them retry."""
+    match error:
+        case QueueFullError(retry_seconds=seconds) | UploadsFullError(retry_seconds=seconds):
+            return (("grpc-retry-pushback-ms", str(math.ceil(seconds * 1e3))),)
+    return ()
 
 
 def _short(text: str) -> str:

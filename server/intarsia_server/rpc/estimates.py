@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
 from intarsia.v1 import style_transfer_pb2 as pb
 
-from intarsia_server.engine.cost.estimate import Estimate, estimate_job, resolved
+from intarsia_server.engine.cost.estimate import resolved
 from intarsia_server.engine.inputs import Checked
 from intarsia_server.engine.request import TransferRequest, Until
 from intarsia_server.executors.base import ExecutorInfo
+from intarsia_server.jobs.forecast import Forecaster
 from intarsia_server.jobs.manager import JobManager
 from intarsia_server.jobs.model import Job
-from intarsia_server.jobs.waiting import expected_wait
 from intarsia_server.rpc.responses import PRECISIONS, to_device, to_duration
 
 
@@ -21,9 +19,9 @@ def to_estimate_response(
     checked: Checked,
     info: ExecutorInfo,
     jobs: JobManager,
+    forecaster: Forecaster,
     *,
-    slots: int,
-    default_encoder: str,
+    client: str,
 ) -> pb.EstimateResponse:
     """The message.
 
@@ -32,24 +30,17 @@ def to_estimate_response(
         checked: what is known of it.
         info: of the workers.
         jobs: those that are there already.
-        slots: how many of them run at a time.
-        default_encoder: what the workers have loaded.
+        forecaster: by the devices' speed as it is now.
+        client: whose job it would be.
     """
 
-    def estimate(request: TransferRequest, checked: Checked | Job) -> Estimate:
-        return estimate_job(
-            request,
-            checked.size,
-            areas=checked.areas,
-            speeds=info.speeds,
-            default_precision=info.default_precision,
-            default_encoder=default_encoder,
-        )
-
     def seconds_of(job: Job) -> float | None:
-        return estimate(job.request, job).seconds if isinstance(job.request, TransferRequest) else None
+        if not isinstance(job.request, TransferRequest):
+            return None
+        return forecaster.estimate(job.request, job, info).seconds
 
-    found = estimate(request, checked)
+    found = forecaster.estimate(request, checked, info)
+    position = jobs.next_position(client)
     response = pb.EstimateResponse(
         width=checked.size[0],
         height=checked.size[1],
@@ -61,12 +52,12 @@ def to_estimate_response(
         ],
         memory_bytes=found.memory_bytes,
         idle_memory_bytes=info.idle_memory,
-        queue_position=jobs.next_position,
+        queue_position=position,
         device=to_device(info.devices[0]),
         precision=PRECISIONS[resolved(request.precision, info.default_precision)],
         at_most=request.optimization.until is Until.CONVERGED,
     )
-    wait = expected_wait(jobs.jobs, slots, seconds_of, now=time.monotonic()) if jobs.next_position else 0.0
+    wait = jobs.admission.wait(client, seconds_of) if position else 0.0
     if wait is not None:
         response.queued_time.CopyFrom(to_duration(wait))
     return response

@@ -12,6 +12,7 @@ from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 
 from intarsia_server.rpc.access import Access
+from intarsia_server.rpc.decoding import DecodingInterceptor
 from intarsia_server.rpc.interceptors import ErrorInterceptor
 from intarsia_server.rpc.servicer import StyleTransferServicer
 
@@ -45,7 +46,7 @@ def build_server(
 ) -> grpc.aio.Server:
     """A server without an address yet; `interceptors` see every call, those that are let in nowhere too."""
     server = grpc.aio.server(
-        interceptors=[*interceptors, *access.interceptors, ErrorInterceptor()],
+        interceptors=[*interceptors, *access.interceptors, ErrorInterceptor(), DecodingInterceptor()],
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),

@@ -8,11 +8,12 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1 import style_transfer_pb2_grpc as pb_grpc
 
@@ -25,8 +26,10 @@ from intarsia_server.engine.label_finder import Tools
 from intarsia_server.engine.parameters import METHODS, check_range
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
+from intarsia_server.jobs.admission import Place
 from intarsia_server.jobs.archive import EndedJobError
-from intarsia_server.jobs.manager import DrainingError, JobManager, Payload
+from intarsia_server.jobs.forecast import Forecaster
+from intarsia_server.jobs.manager import DrainingError, JobManager
 from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.record import JobRecord
 from intarsia_server.jobs.uploads import UploadStore
@@ -68,6 +71,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._known = KnownPictures()
         self._responses = Responses()
         self._began = time.monotonic()
+        self._forecaster = Forecaster(executor, default_encoder=settings.encoder, max_pixels=settings.max_pixels)
 
     def cancel_checks(self) -> None:
         """Stops whatever is being checked: the server drains, and nothing that is not queued yet will be."""
@@ -80,21 +84,10 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         """Runs one job, or attaches to it; unless it is detached, it ends with the last call that has its events."""
         caller = caller_of(context)
         request_id = to_request_id(request)
-        async with self._uploads.filled(request, caller):
-            transfer_request = to_transfer_request(
-                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
-            )
-            payload = await asyncio.to_thread(to_payload, request)
-            job = await self._jobs.find(caller.owner, request_id, payload)
-            if job is None:
-                job = await self._submit(
-                    transfer_request,
-                    request_id,
-                    caller,
-                    lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
-                    payload,
-                )
         cancel = request.on_disconnect != pb.ON_DISCONNECT_DETACH
+        job = await self._sent_before(request, request_id, caller)
+        if job is None:
+            job = await self._stylize(request, request_id, caller, _deadline(context) if cancel else None)
         async with aclosing(self._events(job, context, cancel=cancel)) as responses:
             async for response in responses:
                 yield response.event
@@ -159,15 +152,17 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     ) -> pb.SegmentResponse:
         """Finds the labels of one content image."""
         caller = caller_of(context)
-        async with self._uploads.filled(request, caller):
+        async with self._admitted(request, caller) as place:
             segmentation_request = to_segmentation_request(request)
             job = await self._submit(
                 segmentation_request,
+                place,
                 str(uuid.uuid4()),
-                caller,
+                caller.owner,
                 lambda tools: Checked(
                     check_segmentation(segmentation_request, max_pixels=self._settings.max_pixels, tools=tools)
                 ),
+                deadline=_deadline(context),
             )
         event = await self._final_event(job, context)
         assert isinstance(event, SegmentedEvent)
@@ -178,17 +173,19 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     ) -> pb.EvaluateResponse:
         """Judges one picture."""
         caller = caller_of(context)
-        async with self._uploads.filled(request, caller):
+        async with self._admitted(request, caller) as place:
             evaluation_request = to_evaluation_request(
                 request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
             )
             job = await self._submit(
                 evaluation_request,
+                place,
                 str(uuid.uuid4()),
-                caller,
+                caller.owner,
                 lambda tools: Checked(
                     check_evaluation_inputs(evaluation_request, max_pixels=self._settings.max_pixels, tools=tools)
                 ),
+                deadline=_deadline(context),
             )
         event = await self._final_event(job, context)
         assert isinstance(event, EvaluatedEvent)
@@ -198,14 +195,16 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self, request: pb.EstimateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.EstimateResponse:
         """Says what one job would take, from what is known of the device and of the jobs before it."""
-        async with self._uploads.filled(request, caller_of(context)):
-            transfer_request = to_estimated_request(
-                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
-            )
-            with fields_of("job"):
-                checked = await self._check(
-                    lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools)
+        caller = caller_of(context)
+        with self._jobs.admission.ask(caller.client):
+            async with self._uploads.filled(request, caller):
+                transfer_request = to_estimated_request(
+                    request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
                 )
+                with fields_of("job"):
+                    checked = await self._check(
+                        lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools)
+                    )
         async with asyncio.timeout(context.time_remaining()):
             info = await self._executor.started()
         return to_estimate_response(
@@ -213,8 +212,8 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             checked,
             info,
             self._jobs,
-            slots=self._executor.slots,
-            default_encoder=self._settings.encoder,
+            self._forecaster,
+            client=caller.client,
         )
 
     async def Upload(  # noqa: N802 - the API's name
@@ -229,25 +228,71 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         """Says how much of a picture has arrived."""
         return self._uploads.get_upload(request, caller_of(context))
 
+    async def _sent_before(self, request: pb.StylizeRequest, request_id: str, caller: Caller) -> Job | JobRecord | None:
+        """The job that the request has made already, if it has."""
+        if not request.request_id or not await self._jobs.knows(caller.owner, request_id):
+            return None
+        async with self._uploads.filled(request, caller):
+            return await self._jobs.find(caller.owner, request_id, await asyncio.to_thread(to_payload, request))
+
+    async def _stylize(
+        self, request: pb.StylizeRequest, request_id: str, caller: Caller, deadline: float | None
+    ) -> Job:
+        """The job of a request that is new."""
+        async with self._admitted(request, caller) as place:
+            transfer_request = to_transfer_request(
+                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
+            )
+            return await self._submit(
+                transfer_request,
+                place,
+                request_id,
+                caller.owner,
+                lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
+                deadline=deadline,
+                message=request,
+            )
+
+    @asynccontextmanager
+    async def _admitted(self, request: Message, caller: Caller) -> AsyncIterator[Place]:
+        """A place for a request, and its uploads in it. Who is refused is so before any picture is touched."""
+        with self._jobs.admit(caller.client) as place:
+            async with self._uploads.filled(request, caller):
+                yield place
+
     async def _submit(
         self,
         work: Work,
+        place: Place,
         request_id: str,
-        caller: Caller,
+        owner: str,
         check: Callable[[Tools], Checked],
-        payload: Payload | None = None,
+        *,
+        deadline: float | None,
+        message: pb.StylizeRequest | None = None,
     ) -> Job:
-        """Takes a job once `check` has decoded its pictures."""
-        self._jobs.check_admission(caller.client)
+        """Takes a job once `check` has decoded its pictures.
+
+        Args:
+            work: to do.
+            place: that the job takes.
+            request_id: of the call.
+            owner: of the job.
+            check: of the work.
+            deadline: monotonic seconds after which nobody wants the job any more; None: it is always wanted.
+            message: that a later server can take the job up from; None: the job ends with this one.
+        """
+        place.expect(await self._forecaster.by_headers(work), deadline)
         checked = await self._check(check)
+        place.expect(await self._forecaster.of(work, checked), deadline)
         return self._jobs.submit(
             work,
+            place,
             request_id=request_id,
             size=checked.size,
             areas=checked.areas,
-            payload=payload,
-            client=caller.client,
-            owner=caller.owner,
+            payload=None if message is None else await asyncio.to_thread(to_payload, message),
+            owner=owner,
         )
 
     async def _job(self, job_id: str, context: grpc.aio.ServicerContext[Any, Any]) -> Job | JobRecord:
@@ -338,3 +383,9 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
 
 def _record(job: Job | JobRecord) -> JobRecord:
     return job.record() if isinstance(job, Job) else job
+
+
+def _deadline(context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
+    """Monotonic seconds at which nobody waits for the answer any more; None: never."""
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left

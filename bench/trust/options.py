@@ -1,0 +1,29 @@
+"""What a part can be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.options import OUT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Numbers that replace the goals' own.
+
+    Attributes:
+        requests: fuzzed requests.
+        pictures: mutated pictures.
+        overload_seconds: that a server is offered too much for, with each kind of pictures.
+        fairness_seconds: that two clients compete for.
+        seed: of whatever is drawn.
+        out: folder to write to.
+    """
+
+    requests: int = 100_000
+    pictures: int = 20_000
+    overload_seconds: float = 60.0
+    fairness_seconds: float = 60.0
+    seed: int = 0
+    out: Path = OUT / "trust"
