@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -26,7 +27,7 @@ from intarsia_server.engine.label_finder import Tools
 from intarsia_server.engine.parameters import METHODS, check_range
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
-from intarsia_server.jobs.admission import Place
+from intarsia_server.jobs.admission import Place, QueueFullError
 from intarsia_server.jobs.archive import EndedJobError
 from intarsia_server.jobs.forecast import Forecaster
 from intarsia_server.jobs.manager import DrainingError, JobManager
@@ -40,6 +41,7 @@ from intarsia_server.rpc.estimates import to_estimate_response
 from intarsia_server.rpc.evaluations import to_evaluate_response
 from intarsia_server.rpc.listing import to_page
 from intarsia_server.rpc.requests import (
+    drop_pictures,
     fields_of,
     refuse_unknown_fields,
     to_estimated_request,
@@ -56,6 +58,10 @@ from intarsia_server.versions import versions
 
 DECODERS = 2
 """Requests whose pictures are decoded at the same time: bounds the memory that strangers can make the front use."""
+
+
+Asked = TypeVar("Asked", bound=Message)
+Wanted = TypeVar("Wanted", bound=Work)
 
 
 class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
@@ -152,8 +158,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     ) -> pb.SegmentResponse:
         """Finds the labels of one content image."""
         caller = caller_of(context)
-        async with self._admitted(request, caller) as place:
-            segmentation_request = to_segmentation_request(request)
+        async with self._admitted(request, caller, to_segmentation_request) as (place, segmentation_request):
             job = await self._submit(
                 segmentation_request,
                 place,
@@ -173,10 +178,10 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
     ) -> pb.EvaluateResponse:
         """Judges one picture."""
         caller = caller_of(context)
-        async with self._admitted(request, caller) as place:
-            evaluation_request = to_evaluation_request(
-                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
-            )
+        convert = partial(
+            to_evaluation_request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
+        )
+        async with self._admitted(request, caller, convert) as (place, evaluation_request):
             job = await self._submit(
                 evaluation_request,
                 place,
@@ -239,10 +244,8 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self, request: pb.StylizeRequest, request_id: str, caller: Caller, deadline: float | None
     ) -> Job:
         """The job of a request that is new."""
-        async with self._admitted(request, caller) as place:
-            transfer_request = to_transfer_request(
-                request, default_encoder=self._settings.encoder, encoders=self._settings.encoders
-            )
+        convert = partial(to_transfer_request, default_encoder=self._settings.encoder, encoders=self._settings.encoders)
+        async with self._admitted(request, caller, convert) as (place, transfer_request):
             return await self._submit(
                 transfer_request,
                 place,
@@ -254,11 +257,20 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             )
 
     @asynccontextmanager
-    async def _admitted(self, request: Message, caller: Caller) -> AsyncIterator[Place]:
-        """A place for a request, and its uploads in it. Who is refused is so before any picture is touched."""
-        with self._jobs.admit(caller.client) as place:
+    async def _admitted(
+        self, request: Asked, caller: Caller, convert: Callable[[Asked], Wanted]
+    ) -> AsyncIterator[tuple[Place, Wanted]]:
+        """A place for a request, and what it converts to. Who is refused is so before any picture is touched."""
+        try:
+            place = self._jobs.admit(caller.client)
+        except QueueFullError:
+            # What will never do is not to be tried again.
+            drop_pictures(request)
+            convert(request)
+            raise
+        with place:
             async with self._uploads.filled(request, caller):
-                yield place
+                yield place, convert(request)
 
     async def _submit(
         self,
