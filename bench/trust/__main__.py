@@ -15,10 +15,18 @@ from pathlib import Path
 from intarsia.files import write_atomically
 
 from bench.report import Report, read_reports, table
-from bench.trust import fuzz
+from bench.trust import cancel, fuzz, kill_server, kill_worker, loop_lag, memory, terminate
 from bench.trust.options import Options
 
-PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {"fuzz": fuzz.run}
+PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {
+    "cancel": cancel.run,
+    "kill-worker": kill_worker.run,
+    "kill-server": kill_server.run,
+    "terminate": terminate.run,
+    "memory": memory.run,
+    "lag": loop_lag.run,
+    "fuzz": fuzz.run,
+}
 """By name, in the order in which they run."""
 
 
@@ -28,6 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--requests", type=int, default=Options.requests, help="fuzzed requests")
     parser.add_argument("--pictures", type=int, default=Options.pictures, help="mutated pictures")
+    parser.add_argument("--cancels", type=int, default=Options.cancels, help="of running jobs")
+    parser.add_argument("--worker-kills", type=int, default=Options.worker_kills, help="jobs whose worker is killed")
+    parser.add_argument("--server-kills", type=int, default=Options.server_kills, help="of the server")
+    parser.add_argument("--jobs", type=int, default=Options.jobs, help="small ones in a row")
+    parser.add_argument("--terminations", type=int, default=Options.terminations, help="of a server with a job")
+    parser.add_argument("--load-seconds", type=float, default=Options.load_seconds, help="at full load")
     parser.add_argument("--seed", type=int, default=Options.seed, help="of whatever is drawn")
     parser.add_argument("--out", type=Path, default=Options.out, help="folder to write to")
     values = vars(parser.parse_args(arguments))

@@ -15,11 +15,23 @@ class Options:
     Attributes:
         requests: fuzzed requests.
         pictures: mutated pictures.
+        cancels: of running jobs.
+        worker_kills: jobs whose worker is killed.
+        server_kills: of the server.
+        jobs: small ones in a row.
+        terminations: of a server with a running job.
+        load_seconds: that a server is kept at full load for.
         seed: of whatever is drawn.
         out: folder to write to.
     """
 
     requests: int = 100_000
     pictures: int = 20_000
+    cancels: int = 100
+    worker_kills: int = 50
+    server_kills: int = 25
+    jobs: int = 500
+    terminations: int = 10
+    load_seconds: float = 30.0
     seed: int = 0
     out: Path = OUT / "trust"
