@@ -67,7 +67,9 @@ def report_of(runs: list[Cancelled], *, step: float) -> Report:
             measured=percentile(seconds, 0.99),
             unit="s",
         ),
-        Figure(name=f"{about}: jobs that did not end as they should", goal=0, measured=sum(not run.kept for run in runs)),
+        Figure(
+            name=f"{about}: jobs that did not end as they should", goal=0, measured=sum(not run.kept for run in runs)
+        ),
     )
     facts = {
         "step": step,

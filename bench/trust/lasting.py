@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from subprocess import TimeoutExpired
 
-
 from bench.estimate import workers_of
 from bench.trust.server import Server, running_server
 
@@ -36,7 +35,7 @@ class LastingServer:
     def start(self) -> None:
         """Starts another and waits for it; what is left of the one before goes on meanwhile, as it would."""
         with ExitStack() as starting:
-            self.server: Server = starting.enter_context(running_server(address=self.address, **self._settings))
+            self.server: Server = starting.enter_context(running_server(self.address, **self._settings))
             self.server.wait_until_ready()
             self._last.close()
             self._last = starting.pop_all()

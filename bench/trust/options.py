@@ -31,7 +31,7 @@ class Options:
     worker_kills: int = 50
     server_kills: int = 25
     jobs: int = 500
-    terminations: int = 10
+    terminations: int = 8
     load_seconds: float = 30.0
     seed: int = 0
     out: Path = OUT / "trust"

@@ -15,11 +15,10 @@ from bench.trust.jobs import Seen, Unbroken, again, job_of, spread, unbroken, wa
 from bench.trust.lasting import LastingServer, lasting_server
 from bench.trust.options import Options
 
-STEPS = 120
-METHODS = ("masked_gram", "blended")
+STEPS = 250
 
-GRACE = 1.0
-"""Seconds; of which half is for putting the job aside."""
+GRACE = 6.0
+"""Seconds; the half of them is kept for putting the job aside."""
 
 INTERVAL = 0.25
 """Seconds from one checkpoint to the next."""
@@ -50,17 +49,16 @@ def run(options: Options) -> Iterator[Report]:
     chance = random.Random(f"{options.seed} terminate")
     settings = {"checkpoint_seconds": INTERVAL, "drain_seconds": GRACE}
     with lasting_server(**settings) as server, Client(server.address) as client, ThreadPoolExecutor(1) as pool:
-        jobs = unbroken(client, [job_of(method, STEPS) for method in METHODS])
+        (job,) = unbroken(client, [job_of("blended", STEPS)])
+        # Later, and it would be done before it is put aside.
+        latest = max(0.0, job.seconds - GRACE / 2)
         endings = [
-            end_one(server, client, pool, job := chance.choice(jobs), chance.uniform(0, job.seconds - GRACE))
-            for _ in range(options.terminations)
+            end_one(server, client, pool, job, delay=chance.uniform(0, latest)) for _ in range(options.terminations)
         ]
     yield report_of(endings)
 
 
-def end_one(
-    server: LastingServer, client: Client, pool: ThreadPoolExecutor, job: Unbroken, delay: float
-) -> Ending:
+def end_one(server: LastingServer, client: Client, pool: ThreadPoolExecutor, job: Unbroken, *, delay: float) -> Ending:
     """Ends the server so many seconds after it was sent a job, and starts another."""
     future = pool.submit(watch, client, again(job.request))
     time.sleep(delay)
@@ -89,6 +87,6 @@ def report_of(endings: Sequence[Ending]) -> Report:
     facts = {
         "seconds": spread([ending.seconds for ending in endings]),
         "errors": [ending.seen.error for ending in endings if ending.seen.error],
-        "resumed": sum(bool(ending.seen.resumed) for ending in endings),
+        "left to the next start": sum(bool(ending.seen.resumed) for ending in endings),
     }
     return Report(name="terminate", figures=figures, facts=facts)

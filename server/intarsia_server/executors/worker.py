@@ -62,6 +62,7 @@ from intarsia_server.executors.stopwatch import Stopwatch
 log = logging.getLogger(__name__)
 
 PREVIEW_SIDE = 320
+PR_SET_PDEATHSIG = 1
 
 
 def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, config: WorkerConfig) -> None:
@@ -76,6 +77,7 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s worker %(message)s")
+    die_with_front()
     keep_memory()
     try:
         worker = _Worker(config)
@@ -92,6 +94,15 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
             worker.run(command, cancelled_serial, connection.send)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the front is gone, or done with us
+
+
+def die_with_front() -> None:
+    """Has the system end this process with the front: by itself it would see that only after a step, which may be long.
+
+    The next server's worker may have the same job by then, and the memory is not there twice.
+    """
+    with suppress(AttributeError, OSError):  # not Linux, and a step it is
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def keep_memory() -> None:
