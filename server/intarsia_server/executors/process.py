@@ -133,8 +133,10 @@ class WorkerProcess:
             log.warning("worker process for %s does not listen any more", self.config.device)
 
     def _received(self, connection: Connection, message: WorkerMessage | None) -> None:
+        if connection is not self._connection:
+            return  # the end of a process that another has replaced
         self._messages.put_nowait(message)
-        if message is None and connection is self._connection:
+        if message is None:
             self._connection = None
             connection.close()
             if self.info is not None:

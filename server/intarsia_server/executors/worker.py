@@ -64,6 +64,7 @@ from intarsia_server.logs import log_fields, set_up_logs
 log = logging.getLogger(__name__)
 
 PREVIEW_SIDE = 320
+PR_SET_PDEATHSIG = 1
 
 HOLDING_STEPS = (1, 10)
 """Of a stage, counted from its start or from where it is taken up again, after which the GPU memory is told: the first
@@ -82,6 +83,7 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     set_up_logs("worker", level=config.log_level, log_format=config.log_format)
+    die_with_front()
     keep_memory()
     try:
         worker = _Worker(config)
@@ -99,6 +101,15 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
                 worker.run(command, cancelled_serial, connection.send)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the front is gone, or done with us
+
+
+def die_with_front() -> None:
+    """Has the system end this process with the front: by itself it would see that only after a step, which may be long.
+
+    The next server's worker may have the same job by then, and the memory is not there twice.
+    """
+    with suppress(AttributeError, OSError):  # not Linux, and a step it is
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def keep_memory() -> None:
