@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
+import torch
 from google.rpc import code_pb2
 from intarsia.v1 import style_transfer_pb2 as pb
+from intarsia_server.executors import worker
+from intarsia_server.executors.base import ProgressEvent
+from intarsia_server.executors.messages import Holding, WorkerMessage
 from intarsia_server.telemetry.metrics import stage_label
 from intarsia_server.telemetry.rate import Rate
 from server_jobs import failure_of, long_request, read_until, refusal, run_job, tiny_request
@@ -172,3 +176,20 @@ def test_rate_forgets() -> None:
     assert rate.per_second() == 2
     now = 200.0
     assert rate.per_second() == 0
+
+
+def test_gpu_memory_is_told_early_in_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a stage is taken up again, too, though its steps are not counted from 1 there."""
+    monkeypatch.setattr(worker, "memory_held", lambda _: 7)
+    idle = object.__new__(worker._Worker)
+    idle._device = torch.device("cuda")
+    sent: list[WorkerMessage] = []
+    tell = idle._telling_memory(sent.append)
+    for stage, first, steps in (("segment 1", 40, 12), ("segment 2", 1, 9)):
+        for step in range(first, first + steps):
+            tell(ProgressEvent(stage, step, 100, (), 1.0, 0.5, None))
+    before = [sent[index + 1] for index, message in enumerate(sent) if message == Holding(7)]
+    told = [(event.stage, event.step) for event in before if isinstance(event, ProgressEvent)]
+    assert told == [("segment 1", 40), ("segment 1", 49), ("segment 2", 1)]
+    idle._device = torch.device("cpu")
+    assert idle._telling_memory(tell) is tell
