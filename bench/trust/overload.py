@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -125,6 +126,8 @@ async def _call(channel: Any, request: bytes, end: float, seed: int, answers: An
 
 
 async def _send(channel: Any, request: bytes, answers: Answers) -> None:
+    # A message's fields may come in pieces: each call is a job of its own.
+    request += pb.StylizeRequest(request_id=str(uuid.uuid4())).SerializeToString()
     began, last = time.perf_counter(), b""
     try:
         async for message in channel.unary_stream(STYLIZE)(request):

@@ -330,7 +330,7 @@ def drop_pictures(message: Message) -> None:
         InvalidInputError: see `images_of`.
     """
     for _, image in images_of(message):
-        if image.ByteSize():
+        if image.upload_id or image.data:
             image.data = b"-"
             image.ClearField("upload_id")
 
