@@ -1,0 +1,50 @@
+"""Whether the service can be trusted: `python -m bench.trust` from the repository's root, or some parts of it by name.
+
+Each part writes its figures to bench/out/trust/parts/*.json; the table (bench/out/trust/table.md) is made of whatever
+lies there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from intarsia.files import write_atomically
+
+from bench.report import Report, read_reports, table
+from bench.trust import fuzz
+from bench.trust.options import Options
+
+PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {"fuzz": fuzz.run}
+"""By name, in the order in which they run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the parts and makes the table; returns 1 where a goal was missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.trust", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--requests", type=int, default=Options.requests, help="fuzzed requests")
+    parser.add_argument("--pictures", type=int, default=Options.pictures, help="mutated pictures")
+    parser.add_argument("--seed", type=int, default=Options.seed, help="of whatever is drawn")
+    parser.add_argument("--out", type=Path, default=Options.out, help="folder to write to")
+    values = vars(parser.parse_args(arguments))
+    names: list[str] = values["parts"] or list(PARTS)
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    options = Options(**{field.name: values[field.name] for field in fields(Options)})
+    for name in names:
+        sys.stderr.write(f"{name}\n")
+        for report in PARTS[name](options):
+            report.write(options.out)
+    reports = read_reports(options.out)
+    text = table(reports)
+    write_atomically(options.out / "table.md", text.encode())
+    print(text, end="")
+    return 0 if all(figure.reached for report in reports for figure in report.figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
