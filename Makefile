@@ -7,7 +7,7 @@ TORCH := torch==2.13.0 torchvision==0.28.0
 
 SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup demo test lint format bench bench-full bench-ops quality gpu-check example clean
+.PHONY: setup demo test lint format bench bench-full bench-ops quality gpu-check example trust clean
 
 setup: $(VENV)/.done
 
@@ -57,6 +57,10 @@ bench-ops: setup
 PICTURES ?= ../shared/data
 quality: setup
 	$(BIN)/python -m bench.quality --pictures $(PICTURES)
+
+# Faults, rubbish and overload; PARTS names some of it.
+trust: setup
+	$(BIN)/python -m bench.trust $(PARTS)
 
 # Needs a GPU, nvcc and torch, and no network: the interpreter is the one given, or the set-up's, or python3.
 gpu-check:
