@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from intarsia_server.executors.base import ResultEvent
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, EventLog, StoredResultEvent
 from intarsia_server.jobs.files import FileStore
 from intarsia_server.jobs.folder import DataFolder
-from intarsia_server.jobs.record import JobRecord, JobState
+from intarsia_server.jobs.record import JobRecord, JobState, Outcome
 from intarsia_server.jobs.storage import StorageError
 from intarsia_server.jobs.store import JobStore
 
@@ -145,17 +144,23 @@ class Archive:
         records = await self._store.page(owner, states, before=before, limit=limit)
         return [replace(self._unsaved.get(record.job_id, record), number=record.number) for record in records]
 
-    async def result(self, record: JobRecord) -> bytes:
-        """The picture of a transfer that succeeded.
+    async def check_result(self, outcome: Outcome) -> None:
+        """Whether the picture of a transfer that succeeded is there and whole.
 
         Raises:
             ResultGoneError: it is not kept any more.
         """
-        assert record.outcome is not None
-        try:
-            return await asyncio.to_thread(self._results.get, record.outcome.sha256)
-        except KeyError:
-            raise ResultGoneError("the result of this job is not kept any more") from None
+        with _gone():
+            await asyncio.to_thread(self._results.check, outcome.sha256)
+
+    async def read_result(self, outcome: Outcome, offset: int, size: int) -> bytes:
+        """That many bytes of a picture, which is never in memory as a whole: any number of readers may be slow.
+
+        Raises:
+            ResultGoneError: it is not kept any more.
+        """
+        with _gone():
+            return await asyncio.to_thread(self._results.read, outcome.sha256, offset, size)
 
     async def log_of(self, record: JobRecord, *, after: int) -> EventLog:
         """The events that are still known of a job that has ended, for a reader who has had those up to `after`."""
@@ -169,12 +174,11 @@ class Archive:
         if after < record.sequence - 1:
             past.skip_to(outcome.sequence - 1)
             try:
-                image = await self.result(record)
+                await self.check_result(outcome)
             except ResultGoneError as error:
                 past.close(error)
                 return past
-            result = ResultEvent(image, outcome.format, outcome.width, outcome.height, outcome.stages)
-            past.publish(StoredResultEvent(result, outcome.sha256, outcome.chunk_bytes), at=record.ended_at)
+            past.publish(StoredResultEvent(outcome), at=record.ended_at)
         past.skip_to(record.sequence - 1)
         past.publish(CompletedEvent(outcome.queued_seconds, outcome.run_seconds, outcome.stages), at=record.ended_at)
         past.close()
@@ -216,3 +220,16 @@ class Archive:
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    """A file that is not there, or not what it was.
+
+    Raises:
+        ResultGoneError: it is so.
+    """
+    try:
+        yield
+    except KeyError:
+        raise ResultGoneError("the result of this job is not kept any more") from None

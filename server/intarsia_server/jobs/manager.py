@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
@@ -47,6 +48,10 @@ MAX_DEATHS = 3
 
 SUSPEND_SECONDS = 5.0
 """What the end of a server takes at most, once its jobs have been told to stop."""
+
+LEAVE_SECONDS = 0.5
+"""After the last call that a job hung on: a client whose connection broke may be back within it. One that wants the job
+to end says so (`cancel`), and does not have to wait."""
 
 EPOCH = 10**9
 """Events of a job that goes on after a server's start are numbered from the next multiple of this: how many had been
@@ -132,6 +137,7 @@ class JobManager:
         self._observers = observers
         self._queue = FairQueue()
         self._active: dict[str, Job] = {}
+        self._left: dict[Job, asyncio.TimerHandle] = {}
         self._arrived = asyncio.Event()
         self._runners: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -269,16 +275,16 @@ class JobManager:
             for record in records
         ]
 
-    async def result(self, record: JobRecord) -> bytes:
-        """The picture of a transfer that succeeded.
+    async def check_result(self, outcome: Outcome) -> None:
+        """As `Archive.check_result`."""
+        await self._archive.check_result(outcome)
 
-        Raises:
-            ResultGoneError: it is not kept any more.
-        """
-        return await self._archive.result(record)
+    async def read_result(self, outcome: Outcome, offset: int, size: int) -> bytes:
+        """As `Archive.read_result`."""
+        return await self._archive.read_result(outcome, offset, size)
 
     async def events(
-        self, job: Job | JobRecord, *, after: int = 0, heartbeat: float, cancel: bool = False
+        self, job: Job | JobRecord, *, after: int = 0, heartbeat: float, leave_seconds: float | None = None
     ) -> AsyncGenerator[Numbered | None, None]:
         """A job's events after the one with that number, and None for every `heartbeat` seconds without.
 
@@ -286,7 +292,9 @@ class JobManager:
             job: whose.
             after: number of the last message that the reader has.
             heartbeat: in seconds.
-            cancel: cancel the job when the reader leaves and nobody else watches it.
+            leave_seconds: when the reader leaves and nobody else watches, the job is cancelled so many seconds later,
+                unless another reader comes; infinite: it goes on. None: it goes on too, but a reader that comes within
+                those seconds takes the place of the one that left.
 
         Raises:
             Exception: what the job failed or was cancelled with.
@@ -298,6 +306,9 @@ class JobManager:
             async for numbered in past.read(after, heartbeat=heartbeat):
                 yield numbered
             return
+        if (left := self._left.pop(job, None)) is not None:
+            left.cancel()
+            leave_seconds = LEAVE_SECONDS if leave_seconds is None else leave_seconds
         job.watchers += 1
         try:
             # A number that has not been given yet can only come from another server; what follows is new all the same.
@@ -306,8 +317,8 @@ class JobManager:
                     yield numbered
         finally:
             job.watchers -= 1
-            if cancel and not job.watchers:
-                self.cancel(job)
+            if leave_seconds is not None and not job.watchers:
+                self._leave_alone(job, leave_seconds)
 
     def cancel(self, job: Job) -> None:
         """Stops a job: at once when it waits, within one step when it runs. Does nothing when it has ended."""
@@ -481,15 +492,12 @@ class JobManager:
 
     async def _succeed(self, job: Job, result: ResultEvent) -> None:
         """Stores the picture before anybody sees it: what has been seen is what will be seen."""
-        stored = StoredResultEvent(
-            result, await asyncio.to_thread(lambda: hashlib.sha256(result.image).hexdigest()), self._chunk_bytes
-        )
         assert job.began_at is not None
         now = time.time()
         completed = CompletedEvent(max(0.0, job.began_at - job.created_at), max(0.0, now - job.began_at), result.stages)
         first = job.log.sequence + 1
         outcome = Outcome(
-            sha256=stored.sha256,
+            sha256=await asyncio.to_thread(lambda: hashlib.sha256(result.image).hexdigest()),
             size_bytes=len(result.image),
             format=result.format,
             width=result.width,
@@ -500,6 +508,7 @@ class JobManager:
             run_seconds=completed.run_seconds,
             stages=result.stages,
         )
+        stored = StoredResultEvent(outcome)
         ended = replace(
             job.record(),
             state=JobState.SUCCEEDED,
@@ -558,7 +567,20 @@ class JobManager:
             observer.ended(job, error)
         job.log.close(error)
 
+    def _leave_alone(self, job: Job, seconds: float) -> None:
+        """Nobody is left whom the job is for."""
+        if not seconds:
+            self.cancel(job)
+        elif seconds < math.inf and job.job_id in self._active:
+            self._left[job] = asyncio.get_running_loop().call_later(seconds, self._miss, job)
+
+    def _miss(self, job: Job) -> None:
+        del self._left[job]
+        self.cancel(job)
+
     def _drop(self, job: Job) -> None:
+        if (left := self._left.pop(job, None)) is not None:
+            left.cancel()
         del self._active[job.job_id]
         if not self._active:
             self._idle.set()

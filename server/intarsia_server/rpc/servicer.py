@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import math
 import platform
 import threading
 import time
@@ -27,7 +28,8 @@ from intarsia_server.engine.parameters import METHODS, check_range
 from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
 from intarsia_server.jobs.archive import EndedJobError
-from intarsia_server.jobs.manager import DrainingError, JobManager, Payload
+from intarsia_server.jobs.events import StoredResultEvent
+from intarsia_server.jobs.manager import LEAVE_SECONDS, DrainingError, JobManager, Payload
 from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.record import JobRecord
 from intarsia_server.jobs.uploads import UploadStore
@@ -46,7 +48,8 @@ from intarsia_server.rpc.requests import (
     to_segmentation_request,
     to_transfer_request,
 )
-from intarsia_server.rpc.responses import PRECISIONS, Responses, to_device, to_job, to_result, to_segment_response
+from intarsia_server.rpc.responses import PRECISIONS, Responses, to_device, to_job, to_segment_response
+from intarsia_server.rpc.results import result_messages, result_responses
 from intarsia_server.rpc.uploads import Uploads
 from intarsia_server.settings import Settings
 
@@ -94,8 +97,8 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
                     lambda tools: check_inputs(transfer_request, max_pixels=self._settings.max_pixels, tools=tools),
                     payload,
                 )
-        cancel = request.on_disconnect != pb.ON_DISCONNECT_DETACH
-        async with aclosing(self._events(job, context, cancel=cancel)) as responses:
+        leave_seconds = math.inf if request.on_disconnect == pb.ON_DISCONNECT_DETACH else LEAVE_SECONDS
+        async with aclosing(self._events(job, context, leave_seconds=leave_seconds)) as responses:
             async for response in responses:
                 yield response.event
 
@@ -146,12 +149,11 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         if outcome is None:
             raise NoResultError("the job makes no picture" if record.state.ended else "the job has not ended yet")
         check_range("offset", request.offset, 0, outcome.size_bytes)
-        image = await self._jobs.result(record)
-        step = self._settings.result_chunk_bytes
-        for offset in range(request.offset, len(image), step) or [request.offset]:
-            response = pb.GetResultResponse(offset=offset, data=image[offset : offset + step])
-            if offset == request.offset:
-                response.result.CopyFrom(to_result(outcome, outcome.size_bytes, outcome.sha256))
+        await self._jobs.check_result(outcome)
+        responses = result_responses(
+            outcome, self._jobs.read_result, offset=request.offset, chunk_bytes=self._settings.result_chunk_bytes
+        )
+        async for response in responses:
             yield response
 
     async def Segment(  # noqa: N802 - the API's name
@@ -259,24 +261,30 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
         *,
         after: int = 0,
-        cancel: bool = False,
+        leave_seconds: float | None = None,
     ) -> AsyncGenerator[pb.WatchJobResponse, None]:
         """The messages of a job's events; see `JobManager.events`."""
         last = after
         async with (
             asyncio.timeout(context.time_remaining()),
             aclosing(
-                self._jobs.events(job, after=after, heartbeat=self._settings.heartbeat_seconds, cancel=cancel)
+                self._jobs.events(
+                    job, after=after, heartbeat=self._settings.heartbeat_seconds, leave_seconds=leave_seconds
+                )
             ) as events,
         ):
             async for numbered in events:
                 if numbered is None:
                     yield self._responses.heartbeat(last, time.time())
                     continue
-                for response in self._responses.messages(numbered):
-                    if response.event.sequence > last:  # of a result's chunks, the reader may have some
-                        last = response.event.sequence
+                if isinstance(numbered.event, StoredResultEvent):
+                    picture = result_messages(numbered, numbered.event, self._jobs.read_result, after=last)
+                    async for response in picture:
                         yield response
+                else:
+                    for response in self._responses.messages(numbered):
+                        yield response
+                last = numbered.last
 
     async def _check(self, check: Callable[[Tools], Checked]) -> Checked:
         """Runs a check aside; it stops when the call ends, by cancel or deadline, and when the server drains."""
@@ -296,7 +304,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         final: FinalEvent | None = None
         async with (
             asyncio.timeout(context.time_remaining()),
-            aclosing(self._jobs.events(job, heartbeat=self._settings.heartbeat_seconds, cancel=True)) as events,
+            aclosing(self._jobs.events(job, heartbeat=self._settings.heartbeat_seconds, leave_seconds=0)) as events,
         ):
             async for numbered in events:
                 if numbered is not None and isinstance(numbered.event, FinalEvent):
