@@ -104,7 +104,7 @@ class Archive:
         try:
             await self.store(record)
         except StorageError as error:
-            log.error("job %s cannot be stored now: %s", record.job_id, error, exc_info=error.__cause__)  # noqa: TRY400
+            log.error("job %s cannot be stored now: %s", record.job_id, error.reason)  # noqa: TRY400 - no defect
             self._unsaved[record.job_id] = record
             return
         self._unsaved.pop(record.job_id, None)
@@ -191,7 +191,7 @@ class Archive:
             try:
                 await self._sweep()
             except StorageError as error:
-                log.error("cannot clean up: %s", error, exc_info=error.__cause__)  # noqa: TRY400
+                log.error("cannot clean up: %s", error.reason)  # noqa: TRY400 - no defect, no traceback
 
     async def _sweep(self) -> None:
         for record in list(self._unsaved.values()):
@@ -202,20 +202,22 @@ class Archive:
         if not expired:
             return
         log.info("forgetting %d jobs that ended long ago or whose pictures are too many", len(expired))
-        await self._store.remove([record.job_id for record in expired])
+        job_ids = [record.job_id for record in expired]
+        # The pictures first: on a full disk, a database needs their room to forget anything.
         for name in {record.outcome.sha256 for record in expired if record.outcome is not None}:
             async with self._lock(name):
-                await self._remove(self._results, name)
+                await self._remove(self._results, name, besides=job_ids)
+        await self._store.remove(job_ids)
 
     async def _forget_input(self, record: JobRecord) -> None:
         if record.payload:
             async with self._lock(record.payload):
                 await self._remove(self._inputs, record.payload)
 
-    async def _remove(self, files: FileStore, name: str) -> None:
-        """Removes a file unless some job wants it; one that stays goes at the next start."""
+    async def _remove(self, files: FileStore, name: str, besides: Collection[str] = ()) -> None:
+        """Removes a file unless some job besides these wants it; one that stays goes at the next start."""
         with suppress(StorageError):
-            if name and not await self._store.wants(name):
+            if name and not await self._store.wants(name, besides):
                 await asyncio.to_thread(files.remove, name)
 
     def _lock(self, name: str) -> asyncio.Lock:

@@ -8,6 +8,7 @@ import logging
 import math
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -52,6 +53,9 @@ SUSPEND_SECONDS = 5.0
 LEAVE_SECONDS = 0.5
 """After the last call that a job hung on: a client whose connection broke may be back within it. One that wants the job
 to end says so (`cancel`), and does not have to wait."""
+
+TAKE_UP_SECONDS = 2.0
+"""Between two tries to take up the jobs of an earlier server, while the disk is full."""
 
 EPOCH = 10**9
 """Events of a job that goes on after a server's start are numbered from the next multiple of this: how many had been
@@ -137,6 +141,7 @@ class JobManager:
         self._observers = observers
         self._queue = FairQueue()
         self._active: dict[str, Job] = {}
+        self._found: deque[JobRecord] = deque()
         self._left: dict[Job, asyncio.TimerHandle] = {}
         self._arrived = asyncio.Event()
         self._runners: list[asyncio.Task[None]] = []
@@ -149,19 +154,21 @@ class JobManager:
 
     async def recover(self) -> None:
         """Queues again what the last server on this archive had queued or running; asked before any job is taken."""
-        for record in await self._archive.open():
-            epoch = record.epoch + 1
-            await self._archive.store(replace(record, state=JobState.QUEUED, epoch=epoch))
-            await self._recover(replace(record, epoch=epoch))
+        self._found.extend(await self._archive.open())
+        try:
+            await self._take_up_found()
+        except StorageError as error:
+            log.error("%d jobs wait until they can be stored: %s", len(self._found), error.reason)  # noqa: TRY400 - no defect
+        wanted = self._active.keys() | {record.job_id for record in self._found}
         for path in self._checkpoints.iterdir():
-            if path.name not in self._active:
+            if path.name not in wanted:
                 path.unlink()
-        self._announce_positions()
 
     def start(self) -> None:
         """Begins to take jobs from the queue."""
         self._runners = [asyncio.create_task(self._run_jobs()) for _ in range(self._executor.slots)]
         self._runners.append(asyncio.create_task(self._archive.keep_swept()))
+        self._runners.append(asyncio.create_task(self._take_up_rest()))
 
     @property
     def queued(self) -> int:
@@ -301,7 +308,7 @@ class JobManager:
         """
         if isinstance(job, JobRecord):
             if not job.state.ended:
-                raise DrainingError("the job goes on when the server starts again")
+                raise DrainingError("the job goes on when the server starts again, or has room to store it")
             past = await self._archive.log_of(job, after=after)
             async for numbered in past.read(after, heartbeat=heartbeat):
                 yield numbered
@@ -360,7 +367,7 @@ class JobManager:
         try:
             await self._archive.accept(job.record(), payload)
         except StorageError as error:
-            log.error("job %s refused: %s", job.job_id, error, exc_info=error.__cause__)  # noqa: TRY400
+            log.error("job %s refused: %s", job.job_id, error.reason)  # noqa: TRY400 - no defect, no traceback
             for observer in self._observers:
                 observer.refused(job.client, error)
             self._drop(job)
@@ -371,6 +378,27 @@ class JobManager:
         self._publish(job, accepted, at=job.created_at)
         self._accepted(job)
         log.info("job %s accepted: %s, %dx%d", job.job_id, job.request.kind, *job.size)
+
+    async def _take_up_found(self) -> None:
+        """Queues the jobs of earlier servers, none before its epoch is stored, which else would be given again.
+
+        Raises:
+            StorageError: it cannot be stored.
+        """
+        while self._found:
+            record = self._found[0]
+            epoch = record.epoch + 1
+            await self._archive.store(replace(record, state=JobState.QUEUED, epoch=epoch))
+            self._found.popleft()
+            await self._recover(replace(record, epoch=epoch))
+        self._announce_positions()
+
+    async def _take_up_rest(self) -> None:
+        """Does so as soon as there is room."""
+        while self._found:
+            await asyncio.sleep(TAKE_UP_SECONDS)
+            with suppress(StorageError):
+                await self._take_up_found()
 
     async def _recover(self, record: JobRecord) -> None:
         request: Work | Exception = ServerDiedError("the server ended before the job was done")

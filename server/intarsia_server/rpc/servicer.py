@@ -281,10 +281,10 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
                     picture = result_messages(numbered, numbered.event, self._jobs.read_result, after=last)
                     async for response in picture:
                         yield response
-                else:
+                elif numbered.sequence > last:
                     for response in self._responses.messages(numbered):
                         yield response
-                last = numbered.last
+                last = max(last, numbered.last)
 
     async def _check(self, check: Callable[[Tools], Checked]) -> Checked:
         """Runs a check aside; it stops when the call ends, by cancel or deadline, and when the server drains."""
