@@ -15,10 +15,15 @@ from pathlib import Path
 from intarsia.files import write_atomically
 
 from bench.report import Report, read_reports, table
-from bench.trust import fuzz
+from bench.trust import clients, disk, fuzz, intruders
 from bench.trust.options import Options
 
-PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {"fuzz": fuzz.run}
+PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {
+    "clients": clients.run,
+    "disk": disk.run,
+    "intruders": intruders.run,
+    "fuzz": fuzz.run,
+}
 """By name, in the order in which they run."""
 
 
@@ -28,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument("--requests", type=int, default=Options.requests, help="fuzzed requests")
     parser.add_argument("--pictures", type=int, default=Options.pictures, help="mutated pictures")
+    parser.add_argument("--kills", type=int, default=Options.kills, help="clients that are killed")
+    parser.add_argument("--rounds", type=int, default=Options.rounds, help="jobs with watchers, and as many without")
+    parser.add_argument("--watchers", type=int, default=Options.watchers, help="of one job, a tenth of them slow")
     parser.add_argument("--seed", type=int, default=Options.seed, help="of whatever is drawn")
     parser.add_argument("--out", type=Path, default=Options.out, help="folder to write to")
     values = vars(parser.parse_args(arguments))

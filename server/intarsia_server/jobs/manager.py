@@ -266,6 +266,8 @@ class JobManager:
             UnknownJobError: the owner has no such job.
         """
         found = self._active.get(job_id) or await self._archive.get(job_id)
+        if found is not None and found.owner != owner:
+            log.warning("job %s refused to %r, whose job it is not", job_id, owner)
         if found is None or found.owner != owner:
             raise UnknownJobError("there is no such job")
         return self._active.get(job_id, found)
