@@ -15,12 +15,13 @@ from pathlib import Path
 from intarsia.files import write_atomically
 
 from bench.report import Report, read_reports, table
-from bench.trust import clients, disk, fuzz, intruders
+from bench.trust import clients, disk, fuzz, intruders, watchers
 from bench.trust.options import Options
 
 PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {
     "clients": clients.run,
     "disk": disk.run,
+    "watchers": watchers.run,
     "intruders": intruders.run,
     "fuzz": fuzz.run,
 }

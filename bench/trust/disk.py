@@ -21,10 +21,10 @@ from bench.trust.server import Server, running_server
 from bench.trust.small_disk import SmallDisk, small_disk
 
 MIB = 8
-STEPS = 500
+STEPS = 150
 """Of a job in whose time a disk can be filled."""
 
-CHECKPOINT_SECONDS = 0.2
+CHECKPOINT_SECONDS = 0.05
 PATIENCE = 120.0
 FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
 ACTIVE = (pb.JOB_STATE_QUEUED, pb.JOB_STATE_RUNNING)
@@ -119,7 +119,7 @@ def _left_behind(disk: SmallDisk, server: Server, stub: StyleTransferServiceStub
     request = _job(4 * STEPS)
     request.on_disconnect = pb.ON_DISCONNECT_DETACH
     _read_until(stub.Stylize(request), "progress")
-    time.sleep(5 * CHECKPOINT_SECONDS)
+    time.sleep(1)
     disk.fill()
     server.process.kill()
     server.process.wait()
@@ -169,7 +169,7 @@ def _damage(disk: SmallDisk) -> list[str]:
 @contextmanager
 def _serving(disk: SmallDisk) -> Iterator[tuple[Server, StyleTransferServiceStub]]:
     settings = {"data_dir": _data(disk), "threads": 1, "checkpoint_seconds": CHECKPOINT_SECONDS}
-    with running_server(address="", **settings) as server, grpc.insecure_channel(server.address) as channel:
+    with running_server(**settings) as server, grpc.insecure_channel(server.address) as channel:
         server.wait_until_ready()
         yield server, StyleTransferServiceStub(channel)
 

@@ -49,7 +49,7 @@ def _tried(folder: Path) -> dict[str, list[str]]:
     (folder / "tokens").write_text("".join(hashes))
     settings = {"tls_certificate": certificate, "tls_key": key, "tls_client_ca": ca.write(folder, "ca")[0]}
     address = f"127.0.0.1:{_free_port()}"
-    with running_server(address=address, tokens_file=folder / "tokens", threads=1, **settings) as server:
+    with running_server(address, tokens_file=folder / "tokens", threads=1, **settings) as server:
         _wait_for(server, "ready")
         door = Door(server, folder, ca, tuple(secret.values()))
         right, alice, bob = door.credentials(), _bearer(secret["alice"]), _bearer(secret["bob"])

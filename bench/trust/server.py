@@ -68,7 +68,7 @@ def resident(pid: int) -> int:
 
 
 @contextmanager
-def running_server(*, address: str = "", **settings: object) -> Iterator[Server]:
+def running_server(address: str = "", /, **settings: object) -> Iterator[Server]:
     """Starts a server with those INTARSIA_ settings and no others; ends it and what it started.
 
     Args:
