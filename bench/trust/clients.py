@@ -33,7 +33,7 @@ def run(options: Options) -> Iterator[Report]:
     with running_server(threads=1) as server, grpc.insecure_channel(server.address) as channel:
         server.wait_until_ready()
         stub = StyleTransferServiceStub(channel)
-        killed = [_killed(server.address, stub) for _ in range(options.kills)]
+        killed = [killed_client(server.address, stub) for _ in range(options.kills)]
         silenced = _silenced(server.address, stub)
     about = f"client killed: slot free, slowest of {options.kills}"
     figures = [Figure(name=about, goal=1, measured=max(killed), unit="s")]
@@ -42,7 +42,7 @@ def run(options: Options) -> Iterator[Report]:
     yield Report(name="clients", figures=figures, facts={"killed_seconds": killed, "silenced_seconds": silenced})
 
 
-def _killed(address: str, stub: StyleTransferServiceStub) -> float:
+def killed_client(address: str, stub: StyleTransferServiceStub) -> float:
     """Seconds from a kill -9 of the client whose job runs to the begin of the next client's job."""
     with victim(address, STEPS) as client:
         client.wait_for_begin()
