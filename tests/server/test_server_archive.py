@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -399,6 +399,62 @@ def test_end_that_cannot_be_stored_is_known_and_stored_later(tmp_path: Path, mon
         assert past is not None
         assert past.state is JobState.FAILED
         await second.stop()
+
+    run(scenario)
+
+
+def test_job_of_before_waits_until_it_can_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        first = Bench(tmp_path)
+        await first.start()
+        running, waiting = await first.submit(1), await first.submit(2)
+        await first.die()
+
+        monkeypatch.setattr("intarsia_server.jobs.manager.TAKE_UP_SECONDS", 0.01)
+        second = Bench(tmp_path)
+        checkpoint = second.folder.checkpoints / running.job_id
+        checkpoint.touch()
+
+        async def full(_: JobStore, record: JobRecord) -> None:
+            raise StorageFullError("full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(JobStore, "save", full)
+            await second.start()
+            assert not second.manager.jobs
+            assert checkpoint.exists()
+            found = await second.manager.get(waiting.job_id, "")
+            with pytest.raises(DrainingError, match="room"):
+                await second.events_of(found)
+            await asyncio.sleep(0.05)
+            assert second.executor.begun == []
+        await until(lambda: second.executor.begun == [1])
+        assert [job.epoch for job in second.manager.jobs] == [1, 1]
+        await second.stop()
+
+    run(scenario)
+
+
+def test_forgetting_begins_with_the_pictures_which_a_full_database_needs_the_room_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        await bench.start()
+        bench.executor.let_go(1)
+        await bench.ended(await bench.submit(1))
+        bench.archive._retention_bytes = 0
+        remove = JobStore.remove
+
+        async def full(store: JobStore, job_ids: Collection[str]) -> None:
+            if names(tmp_path / "results"):
+                raise StorageFullError("full")
+            await remove(store, job_ids)
+
+        monkeypatch.setattr(JobStore, "remove", full)
+        await bench.archive._sweep()
+        assert await bench.find(1) is None
+        await bench.stop()
 
     run(scenario)
 
