@@ -23,6 +23,9 @@ class Options:
         jobs: small ones in a row.
         terminations: of a server with a running job.
         load_seconds: that a server is kept at full load for.
+        kills: clients that are killed.
+        rounds: jobs with watchers, and as many without.
+        watchers: of one job; a tenth of them slow.
         seed: of whatever is drawn.
         out: folder to write to.
     """
@@ -37,5 +40,8 @@ class Options:
     jobs: int = 500
     terminations: int = 8
     load_seconds: float = 30.0
+    kills: int = 20
+    rounds: int = 5
+    watchers: int = 200
     seed: int = 0
     out: Path = OUT / "trust"

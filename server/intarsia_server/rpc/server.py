@@ -21,6 +21,16 @@ SERVICE = _DESCRIPTOR.full_name
 METHODS = tuple(f"/{SERVICE}/{method.name}" for method in _DESCRIPTOR.methods)
 """Full names of the API's calls."""
 
+KEEPALIVE = (
+    # A client that a network has swallowed is noticed 25 s after the last that was heard of it, and its calls end.
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # Of any other ping, which the keepalive's own would wait behind for a minute.
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    # Connections without calls take up memory too.
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
 
 class Health:
     """grpc.health.v1 for the whole server ("") and for the service; NOT_SERVING until told otherwise."""
@@ -52,6 +62,7 @@ def build_server(
             ("grpc.max_send_message_length", max_message_bytes),
             # Clients ask every 20 s whether the network is still there; gRPC would take that for an attack.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            *KEEPALIVE,
             # Two servers on one port would share its calls in silence.
             ("grpc.so_reuseport", 0),
         ],
