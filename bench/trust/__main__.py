@@ -27,6 +27,7 @@ from bench.trust import (
     loop_lag,
     memory,
     overload,
+    soak,
     terminate,
     watchers,
 )
@@ -46,6 +47,7 @@ PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {
     "terminate": terminate.run,
     "intruders": intruders.run,
     "fuzz": fuzz.run,
+    "soak": soak.run,
 }
 """By name, in the order in which they run."""
 
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=Options.kills, help="clients that are killed")
     parser.add_argument("--rounds", type=int, default=Options.rounds, help="jobs with watchers, and as many without")
     parser.add_argument("--watchers", type=int, default=Options.watchers, help="of one job, a tenth of them slow")
+    parser.add_argument("--soak-seconds", type=float, default=Options.soak_seconds, help="of everything at once")
     parser.add_argument("--seed", type=int, default=Options.seed, help="of whatever is drawn")
     parser.add_argument("--out", type=Path, default=Options.out, help="folder to write to")
     values = vars(parser.parse_args(arguments))

@@ -23,12 +23,14 @@ class LastingServer:
 
     Attributes:
         address: to connect to, whichever runs.
+        data: their data directory.
         server: the one that was started last.
     """
 
     def __init__(self, folder: Path, **settings: object) -> None:
         self.address = f"unix:{folder / 'server.sock'}"
-        self._settings = {"data_dir": folder / "data", "threads": 1} | settings
+        self.data = folder / "data"
+        self._settings = {"data_dir": self.data, "threads": 1} | settings
         self._last = ExitStack()
         self.start()
 

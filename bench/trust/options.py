@@ -26,6 +26,7 @@ class Options:
         kills: clients that are killed.
         rounds: jobs with watchers, and as many without.
         watchers: of one job; a tenth of them slow.
+        soak_seconds: of everything at once.
         seed: of whatever is drawn.
         out: folder to write to.
     """
@@ -43,5 +44,6 @@ class Options:
     kills: int = 20
     rounds: int = 5
     watchers: int = 200
+    soak_seconds: float = 300.0
     seed: int = 0
     out: Path = OUT / "trust"

@@ -85,14 +85,15 @@ class FaultProxy:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._server.close()
-        self.reset()
         asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     async def _finish(self) -> None:
+        self._server.close()
+        for link in list(self._links):
+            link.reset()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -169,5 +170,6 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     """Ends a connection without a farewell: the other side gets ECONNRESET."""
     connection = writer.get_extra_info("socket")
     if connection.family != socket.AF_UNIX:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError):  # it is closed already
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

@@ -58,7 +58,10 @@ class Service:
         self, request: pb.StylizeRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.StylizeResponse]:
         self.metadata = dict(context.invocation_metadata() or ())
-        job = self.jobs.submit(transfer_request(int(request.seed)), request_id=request.request_id, size=(96, 64))
+        with self.jobs.admit("client") as place:
+            job = self.jobs.submit(
+                transfer_request(int(request.seed)), place, request_id=request.request_id, size=(96, 64)
+            )
         try:
             async for _ in job.log.read(heartbeat=LONG):
                 yield pb.StylizeResponse()

@@ -12,7 +12,7 @@ from intarsia import Client
 from intarsia.v1 import style_transfer_pb2 as pb
 
 from bench.report import Report
-from bench.trust import cancel, kill_server, kill_worker, memory, terminate
+from bench.trust import cancel, kill_server, kill_worker, memory, soak, terminate
 from bench.trust.jobs import Unbroken, job_of, unbroken
 from bench.trust.lasting import LastingServer, lasting_server
 from bench.trust.load import KINDS, keep_busy
@@ -94,3 +94,10 @@ def test_busy_clients(server: Server) -> None:
         client.start(job_of("masked_gram", 1)).result()
         assert all(keep_busy(kind, server.address, 0.1) for kind in KINDS)
         assert {job.state for job in client.list_jobs()} <= {pb.JOB_STATE_SUCCEEDED, pb.JOB_STATE_CANCELLED}
+
+
+def test_soak() -> None:
+    tally = soak.soak(8, seed=1)
+    assert not tally.wrong
+    assert tally.done
+    assert tally.mishaps
