@@ -77,6 +77,9 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._checks: set[threading.Event] = set()
         self._known = KnownPictures()
         self._responses = Responses()
+        # Looked up in files: not once more for every call.
+        self._versions = {name: importlib.metadata.version(name) for name in VERSIONED}
+        self._versions["python"] = platform.python_version()
         self._forecaster = Forecaster(executor, default_encoder=settings.encoder, max_pixels=settings.max_pixels)
 
     def cancel_checks(self) -> None:
@@ -367,7 +370,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         """Answers from what the workers reported at their start."""
         del request, context
         response = pb.GetServerInfoResponse(
-            versions={name: importlib.metadata.version(name) for name in VERSIONED},
+            versions=self._versions,
             default_encoder=self._settings.encoder,
             encoders=self._settings.encoders,
             queued_jobs=self._jobs.queued,
@@ -377,7 +380,6 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             max_message_bytes=self._settings.max_message_bytes,
             methods=METHODS,
         )
-        response.versions["python"] = platform.python_version()
         info = self._executor.info()
         if info is not None:
             response.ready = True
