@@ -23,8 +23,10 @@ $(VENV)/.done: pyproject.toml setup.py proto/intarsia/v1/style_transfer.proto $(
 demo: setup
 	$(BIN)/intarsia demo -o demo
 
+# One thread to each of the processes: two of them on busy cores are several times slower than one.
+TESTERS ?= auto
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

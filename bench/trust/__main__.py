@@ -15,12 +15,36 @@ from pathlib import Path
 from intarsia.files import write_atomically
 
 from bench.report import Report, read_reports, table
-from bench.trust import fairness, fuzz, overload
+from bench.trust import (
+    cancel,
+    clients,
+    disk,
+    fairness,
+    fuzz,
+    intruders,
+    kill_server,
+    kill_worker,
+    loop_lag,
+    memory,
+    overload,
+    terminate,
+    watchers,
+)
 from bench.trust.options import Options
 
 PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {
+    "cancel": cancel.run,
+    "clients": clients.run,
+    "kill-worker": kill_worker.run,
+    "kill-server": kill_server.run,
+    "disk": disk.run,
+    "watchers": watchers.run,
     "overload": overload.run,
     "fairness": fairness.run,
+    "memory": memory.run,
+    "lag": loop_lag.run,
+    "terminate": terminate.run,
+    "intruders": intruders.run,
     "fuzz": fuzz.run,
 }
 """By name, in the order in which they run."""
@@ -34,6 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--pictures", type=int, default=Options.pictures, help="mutated pictures")
     parser.add_argument("--overload-seconds", type=float, default=Options.overload_seconds, help="too much to do")
     parser.add_argument("--fairness-seconds", type=float, default=Options.fairness_seconds, help="two clients compete")
+    parser.add_argument("--cancels", type=int, default=Options.cancels, help="of running jobs")
+    parser.add_argument("--worker-kills", type=int, default=Options.worker_kills, help="jobs whose worker is killed")
+    parser.add_argument("--server-kills", type=int, default=Options.server_kills, help="of the server")
+    parser.add_argument("--jobs", type=int, default=Options.jobs, help="small ones in a row")
+    parser.add_argument("--terminations", type=int, default=Options.terminations, help="of a server with a job")
+    parser.add_argument("--load-seconds", type=float, default=Options.load_seconds, help="at full load")
+    parser.add_argument("--kills", type=int, default=Options.kills, help="clients that are killed")
+    parser.add_argument("--rounds", type=int, default=Options.rounds, help="jobs with watchers, and as many without")
+    parser.add_argument("--watchers", type=int, default=Options.watchers, help="of one job, a tenth of them slow")
     parser.add_argument("--seed", type=int, default=Options.seed, help="of whatever is drawn")
     parser.add_argument("--out", type=Path, default=Options.out, help="folder to write to")
     values = vars(parser.parse_args(arguments))

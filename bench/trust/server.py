@@ -27,7 +27,7 @@ class Server:
 
     Attributes:
         process: its front process.
-        address: unix:PATH.
+        address: unix:PATH, or HOST:PORT.
         log_file: what it has logged.
     """
 
@@ -72,13 +72,18 @@ def resident(pid: int) -> int:
 
 
 @contextmanager
-def running_server(**settings: object) -> Iterator[Server]:
-    """Starts a server with those INTARSIA_ settings and no others, on a Unix socket; ends it and what it started."""
+def running_server(address: str = "", /, **settings: object) -> Iterator[Server]:
+    """Starts a server with those INTARSIA_ settings and no others; ends it and what it started.
+
+    Args:
+        address: to listen on; a Unix socket of its own when empty.
+        settings: by name, without INTARSIA_, in lower case.
+    """
     with tempfile.TemporaryDirectory(prefix="intarsia-") as name:
         folder = Path(name)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("INTARSIA_")}
         environment |= {f"INTARSIA_{key.upper()}": str(value) for key, value in settings.items()}
-        address, log_file = f"unix:{folder / 'server.sock'}", folder / "server.log"
+        address, log_file = address or f"unix:{folder / 'server.sock'}", folder / "server.log"
         with log_file.open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "intarsia_server", "--address", address, "--exit-with-stdin"],

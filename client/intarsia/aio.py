@@ -26,6 +26,7 @@ from intarsia.patience import REATTACH_SECONDS, Patience
 from intarsia.request import StylizeOptions, build_request, with_request_id
 from intarsia.result import Result, ResultAssembler
 from intarsia.segmentation import SegmentationOptions, build_segment_request
+from intarsia.tracing import traced
 from intarsia.uploads import Request, Sending, Timer, fits, inline_limit, largest_images
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
@@ -79,7 +80,7 @@ class AsyncClient:
             if credentials is None
             else aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
         )
-        self._stub = StyleTransferServiceStub(with_token(self._channel, token))
+        self._stub = StyleTransferServiceStub(traced(with_token(self._channel, token)))
         self._reattach_seconds = reattach_seconds
         self._inline_limit = 0  # not asked yet
         self._open_jobs: WeakSet[AsyncStylization] = WeakSet()

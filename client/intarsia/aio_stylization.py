@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import grpc
 from grpc import aio
 
-from intarsia.attachment import CANCEL_SECONDS, Attachment, Call, stopped
+from intarsia.attachment import Attachment, Call, stopped
 from intarsia.download import Download
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.request import with_request_id
@@ -135,7 +135,7 @@ class AsyncStylization:
         if self._over():
             return
         self._stop()
-        if self.job_id and (self._detached or self._attachment.by_name):
+        if self.job_id:
             self._cancel = asyncio.create_task(self._cancel_by_name())
 
     async def close(self) -> None:
@@ -234,7 +234,7 @@ class AsyncStylization:
         except IntarsiaError as last:
             self._failure = last
             late = last.code is grpc.StatusCode.DEADLINE_EXCEEDED
-            if late and self.request is not None and (self._detached or self._attachment.by_name) and self.job_id:
+            if late and self.request is not None and self._attachment.lasting and self.job_id:
                 await self._cancel_by_name()  # the call's deadline alone does nothing to it
             raise last from error
 
@@ -253,9 +253,10 @@ class AsyncStylization:
     async def _cancel_by_name(self) -> None:
         question = pb.CancelJobRequest(job_id=self.job_id)
         try:
-            await self._stub.CancelJob(question, timeout=CANCEL_SECONDS, wait_for_ready=True)
+            await self._stub.CancelJob(question, timeout=self._attachment.cancel_seconds, wait_for_ready=True)
         except grpc.RpcError as error:
-            _logger.warning("job %s could not be cancelled (%s): it may go on", self.job_id, from_rpc_error(error))
+            if self._attachment.lasting:
+                _logger.warning("job %s could not be cancelled (%s): it may go on", self.job_id, from_rpc_error(error))
 
 
 async def fetch_result(stub: StyleTransferServiceAsyncStub, download: Download) -> None:

@@ -15,11 +15,10 @@ from intarsia.jobs import job_error
 from intarsia.patience import REATTACH_SECONDS, Patience
 from intarsia.v1 import style_transfer_pb2 as pb
 
-__all__ = ["CANCEL_SECONDS", "Attachment", "Call", "stopped"]
+__all__ = ["Attachment", "Call", "stopped"]
 
-CANCEL_SECONDS = 5.0
-"""How long a cancel waits for a server that cannot be reached."""
-
+_CANCEL_SECONDS = 5.0
+_PROMPT_SECONDS = 1.0
 _ASK_SECONDS = 10.0
 _STEP_SECONDS = 60.0
 """Within which a cancel takes effect, which is one step."""
@@ -99,9 +98,17 @@ class Attachment:
         return self.patience.remaining(_ASK_SECONDS if self.next is Call.GET_JOB else None)
 
     @property
-    def by_name(self) -> bool:
-        """Whether the job has to be cancelled by its id, since ending the call does nothing to it."""
-        return bool(self.job_id) and self.next is not Call.STYLIZE
+    def lasting(self) -> bool:
+        """Whether ending the call does nothing to the job, which then can be cancelled by its id alone."""
+        return not self._bound or self.next is not Call.STYLIZE
+
+    @property
+    def cancel_seconds(self) -> float:
+        """How long a cancel by the job's id waits for a server that cannot be reached.
+
+        It ends the job at once; where the end of the call ends it too, a little later, it is not worth a wait.
+        """
+        return _CANCEL_SECONDS if self.lasting else _PROMPT_SECONDS
 
     def take(self, response: pb.StylizeResponse) -> bool:
         """Takes the next event that arrived; False: it was handed on before."""
@@ -159,8 +166,8 @@ class Attachment:
         lost = error.code is grpc.StatusCode.UNAVAILABLE or (bool(self.job_id) and error.code in _BREAKS)
         if not (too_slow or lost):
             raise error
-        if self.next is Call.STYLIZE and self.job_id:
-            self._cut = self._bound and error.code is grpc.StatusCode.UNAVAILABLE
+        if self.job_id and not asking and error.code is grpc.StatusCode.UNAVAILABLE:
+            self._cut, self._attached_after_cut = self._bound, None
         self._break = self._break or error
         self.partial = bool(self.job_id)
         self.next = Call.GET_JOB if self.job_id else Call.STYLIZE

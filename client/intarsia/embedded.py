@@ -23,7 +23,7 @@ from intarsia.errors import IntarsiaError
 
 __all__ = ["EmbeddedServer", "require_server_packages"]
 
-_SERVER_PACKAGES = ("intarsia_server", "torch", "numpy", "cv2", "pydantic_settings", "grpc_health")
+_SERVER_PACKAGES = ("intarsia_server", "torch", "numpy", "cv2", "pydantic_settings", "grpc_health", "prometheus_client")
 _SOCKET_PATH_LIMIT = 100  # bytes; the kernels' own are 104 and 108
 # What this environment says about a server that stays is not for this one: whoever may open its socket's folder may
 # enter, and two servers cannot have one data folder.
@@ -33,6 +33,7 @@ _OF_OTHERS = (
     "INTARSIA_TLS_KEY",
     "INTARSIA_TLS_CLIENT_CA",
     "INTARSIA_TOKENS_FILE",
+    "INTARSIA_METRICS_ADDRESS",
 )
 _LOG = "server.log"
 _LOG_LINES = 15

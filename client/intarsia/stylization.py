@@ -11,7 +11,7 @@ from typing import Protocol, Self
 
 import grpc
 
-from intarsia.attachment import CANCEL_SECONDS, Attachment, Call, stopped
+from intarsia.attachment import Attachment, Call, stopped
 from intarsia.download import Download
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.request import with_request_id
@@ -118,7 +118,7 @@ class Stylization:
         if self._over():
             return
         self._stop()
-        if self.job_id and (self._detached or self._attachment.by_name):
+        if self.job_id:
             self._cancel_by_name()
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class Stylization:
         except IntarsiaError as last:
             self._failure = last
             late = last.code is grpc.StatusCode.DEADLINE_EXCEEDED
-            if late and self.request is not None and (self._detached or self._attachment.by_name) and self.job_id:
+            if late and self.request is not None and self._attachment.lasting and self.job_id:
                 self._cancel_by_name()  # the call's deadline alone does nothing to it
             raise last from error
 
@@ -202,10 +202,12 @@ class Stylization:
             self._stream.cancel()
 
     def _cancel_by_name(self) -> None:
+        question = pb.CancelJobRequest(job_id=self.job_id)
         try:
-            self._stub.CancelJob(pb.CancelJobRequest(job_id=self.job_id), timeout=CANCEL_SECONDS, wait_for_ready=True)
+            self._stub.CancelJob(question, timeout=self._attachment.cancel_seconds, wait_for_ready=True)
         except grpc.RpcError as error:
-            _logger.warning("job %s could not be cancelled (%s): it may go on", self.job_id, from_rpc_error(error))
+            if self._attachment.lasting:
+                _logger.warning("job %s could not be cancelled (%s): it may go on", self.job_id, from_rpc_error(error))
 
 
 def fetch_result(stub: StyleTransferServiceStub, download: Download) -> None:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 from pydantic import ValidationError
 
 from intarsia_server.executors.base import ExecutorStartError
@@ -26,16 +28,21 @@ from intarsia_server.jobs.archive import Archive
 from intarsia_server.jobs.files import FileStore
 from intarsia_server.jobs.folder import DataFolder, DataFolderError
 from intarsia_server.jobs.manager import JobManager
+from intarsia_server.jobs.observer import JobObserver
 from intarsia_server.jobs.storage import StorageError, storage_errors
 from intarsia_server.jobs.store import StoreError
 from intarsia_server.jobs.uploads import UploadLimits, UploadStore
+from intarsia_server.logs import set_up_logs
 from intarsia_server.rpc.access import Access
 from intarsia_server.rpc.certificates import AccessFileError
-from intarsia_server.rpc.errors import to_status
+from intarsia_server.rpc.errors import code_of, to_status
 from intarsia_server.rpc.requests import from_payload
-from intarsia_server.rpc.server import Health, build_server
+from intarsia_server.rpc.server import METHODS, Health, build_server
 from intarsia_server.rpc.servicer import StyleTransferServicer
 from intarsia_server.settings import Settings
+from intarsia_server.telemetry.present import Present
+from intarsia_server.telemetry.telemetry import Telemetry
+from intarsia_server.versions import versions
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +61,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             place = f"INTARSIA_{str(problem['loc'][0]).upper()}: " if problem["loc"] else ""
             print(f"{place}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s server %(message)s")
+    set_up_logs("server", level=settings.log_level, log_format=settings.log_format)
     try:
         access = Access(settings)
     except AccessFileError as error:
         log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
         return 1
+    settle_memory()
     return asyncio.run(serve(settings, access, exit_with_stdin=options.exit_with_stdin))
+
+
+def settle_memory() -> None:
+    """Has the garbage collector leave alone what was loaded at the start, which stays to the end.
+
+    Going through all of it holds the event loop up for 40 ms, again and again.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 async def serve(settings: Settings, access: Access, *, exit_with_stdin: bool) -> int:
@@ -91,8 +108,9 @@ async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: a
     """Serves from that folder until told to stop."""
     loop = asyncio.get_running_loop()
     executor = LocalExecutor(_worker_configs(settings))
+    telemetry = Telemetry(settings.metrics_address, code_of=lambda error: code_of(error).name, versions=versions())
     try:
-        archive, jobs = await _recovered_jobs(settings, executor, folder)
+        archive, jobs = await _recovered_jobs(settings, executor, folder, telemetry.observers)
         uploads = _upload_store(settings, folder)
     except (StorageError, StoreError) as error:
         log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
@@ -100,17 +118,16 @@ async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: a
     health = Health()
     await health.set(False)
     servicer = StyleTransferServicer(jobs, executor, uploads, settings)
-    server = build_server(servicer, health, access, max_message_bytes=settings.max_message_bytes)
-    if _answers(settings.address):
-        log.error("cannot listen on %s: a server is listening there already", settings.address)
+    server = build_server(
+        servicer,
+        health,
+        access,
+        max_message_bytes=settings.max_message_bytes,
+        interceptors=telemetry.interceptors(METHODS),
+    )
+    present = Present(lambda: jobs.jobs, settings.queue_capacity, executor.workers, folder.stored)
+    if not await _listens(settings, server, access, telemetry, present):
         return 1
-    try:
-        access.listen(server, settings.address)
-        await server.start()
-    except RuntimeError as error:
-        log.error("cannot listen on %s: %s", settings.address, error)  # noqa: TRY400 - no defect, no traceback
-        return 1
-    log.info("listening on %s", settings.address)
     jobs.start()
     tidying = asyncio.create_task(uploads.drop_unused_for_ever())
     pending: set[asyncio.Task[None]] = set()
@@ -141,8 +158,28 @@ async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: a
         await starting
     await executor.stop()
     await archive.close()
+    await telemetry.stop()
     log.info("stopped")
     return code
+
+
+async def _listens(
+    settings: Settings, server: grpc.aio.Server, access: Access, telemetry: Telemetry, present: Present
+) -> bool:
+    """Opens all addresses; False if one cannot be, which the log then says."""
+    if _answers(settings.address):
+        log.error("cannot listen on %s: a server is listening there already", settings.address)
+        return False
+    try:
+        telemetry.start(present)
+        access.listen(server, settings.address)
+        await server.start()
+    except (OSError, RuntimeError) as error:  # of the metrics, of gRPC
+        address = settings.metrics_address if isinstance(error, OSError) else settings.address
+        log.error("cannot listen on %s: %s", address, error)  # noqa: TRY400 - no defect, no traceback
+        return False
+    log.info("listening on %s", settings.address)
+    return True
 
 
 def _wait_for_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
@@ -165,7 +202,7 @@ def _answers(address: str) -> bool:
 
 
 async def _recovered_jobs(
-    settings: Settings, executor: LocalExecutor, folder: DataFolder
+    settings: Settings, executor: LocalExecutor, folder: DataFolder, observers: Sequence[JobObserver]
 ) -> tuple[Archive, JobManager]:
     """What an earlier server left in the folder is taken over.
 
@@ -186,6 +223,7 @@ async def _recovered_jobs(
         durable=folder.durable,
         revive=functools.partial(from_payload, default_encoder=settings.encoder, encoders=settings.encoders),
         describe=lambda error: to_status(error).SerializeToString(),
+        observers=observers,
     )
     await jobs.recover()
     return archive, jobs
@@ -231,6 +269,7 @@ def _worker_configs(settings: Settings) -> list[WorkerConfig]:
             target_cache_bytes=settings.target_cache_mib * 2**20,
             checkpoint_seconds=settings.checkpoint_seconds,
             log_level=settings.log_level,
+            log_format=settings.log_format,
         )
         for device in settings.devices or _default_devices()
     ]

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from intarsia_server.engine.request import SegmentationModel
+from intarsia_server.logs import LogFormat
 
 
 def _from_json(value: object) -> object:
@@ -88,6 +89,10 @@ class Settings(BaseSettings):
         "refused", description="Plain text on an address that is neither loopback nor a Unix socket."
     )
     log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    log_format: LogFormat = Field("text", description="Lines for people, or one JSON object a line.")
+    metrics_address: str = Field(
+        "", pattern=r"^(.+:\d{1,5})?$", description="HOST:PORT for Prometheus; empty: no metrics."
+    )
 
     @property
     def encoders(self) -> tuple[str, ...]:

@@ -107,7 +107,11 @@ class FakeServer(StyleTransferServiceServicer):
     def GetServerInfo(self, *_: object) -> pb.GetServerInfoResponse:  # noqa: N802
         return pb.GetServerInfoResponse(
             versions={"intarsia": "1.2.3", "torch": "2.13.0"},
-            devices=[pb.Device(name="cuda:0", description="A card", memory_bytes=80 * 2**30)],
+            devices=[
+                pb.Device(name="cuda:0", description="A card", memory_bytes=80 * 2**30),
+                pb.Device(name="cuda:1", description="A card", memory_bytes=80 * 2**30, used_memory_bytes=3 * 2**30),
+            ],
+            uptime=Duration(seconds=93_784, nanos=5),
             default_encoder="embedded",
             encoders=["embedded", "torchvision"],
             ops="torch",
@@ -115,6 +119,7 @@ class FakeServer(StyleTransferServiceServicer):
             queue_capacity=16,
             max_pixels=50_000_000,
             max_message_bytes=self.max_message_bytes,
+            max_upload_bytes=256 * 2**20,
             methods=["gatys", "masked_gram"],
         )
 

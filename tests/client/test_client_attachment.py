@@ -122,6 +122,18 @@ def test_a_cancel_soon_after_a_cut_is_taken_for_its_consequence_and_later_for_a_
                 held.found(cancelled())
 
 
+def test_a_cut_of_the_watch_may_cancel_the_job_as_well() -> None:
+    clock = Clock()
+    held = attachment(clock)
+    held.take(accepted())
+    held.failed(GONE)
+    assert not held.found(pb.Job(job_id="job-1", state=pb.JOB_STATE_RUNNING))
+    clock.now += 600
+    held.take(pb.StylizeResponse(sequence=2, progress=pb.ProgressEvent(step=1)))
+    held.failed(GONE)
+    assert held.found(cancelled())
+
+
 def test_a_cancel_without_a_cut_is_somebodys_will() -> None:
     held = attachment(Clock())
     held.take(accepted())

@@ -21,11 +21,15 @@ def test_info(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["intarsia"] == "1.2.3"
     assert facts["server"] == server.address
     assert facts["device cuda:0"] == "A card, 80.0 GiB"
+    assert facts["device cuda:1"] == "A card, 3.0 of 80.0 GiB in use here"
+    assert facts["up for"] == "1 day, 2:03:04"
     assert facts["encoders"] == "embedded (default), torchvision"
     assert facts["methods"] == "gatys, masked-gram"
     assert facts["precision"] == "bf16"
     assert facts["jobs"] == "0 running, 0 queued of 16"
     assert facts["largest picture"] == "50 megapixels"
+    assert facts["largest message"] == "64 MiB"
+    assert facts["largest upload"] == "256 MiB"
     assert facts["client"]
 
 

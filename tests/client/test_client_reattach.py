@@ -283,10 +283,15 @@ def test_the_deadline_passes_while_the_server_is_away(lasting: LastingServer, ru
     assert caught.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+breaks = pytest.mark.parametrize("broken", [(), (2,)], ids=["unbroken", "after a break"])
+
+
+@breaks
 @pytest.mark.parametrize("leave", ["cancel", "with", "client"])
-def test_leaving_after_a_break_cancels_by_name(lasting: LastingServer, leave: str) -> None:
+def test_leaving_cancels_by_name(lasting: LastingServer, leave: str, broken: tuple[int, ...]) -> None:
+    """At once, that is: a call that merely ends might have been cut."""
     lasting.endless = True
-    lasting.breaks.append(2)
+    lasting.breaks.extend(broken)
     with Client(lasting.address) as client:
         job = client.stylize(b"content", **JOB)  # type: ignore[arg-type]
         assert [next(job).sequence for _ in range(3)] == [1, 2, 3]
@@ -305,10 +310,11 @@ def test_leaving_after_a_break_cancels_by_name(lasting: LastingServer, leave: st
         job.cancel()  # without effect
 
 
+@breaks
 @pytest.mark.parametrize("leave", ["cancel", "with", "client", "task"])
-def test_leaving_after_a_break_cancels_by_name_async(lasting: LastingServer, leave: str) -> None:
+def test_leaving_cancels_by_name_async(lasting: LastingServer, leave: str, broken: tuple[int, ...]) -> None:
     lasting.endless = True
-    lasting.breaks.append(2)
+    lasting.breaks.extend(broken)
 
     async def go() -> None:
         async with AsyncClient(lasting.address) as client:

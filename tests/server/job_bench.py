@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from intarsia_server.jobs.events import JobEvent
 from intarsia_server.jobs.folder import DataFolder
 from intarsia_server.jobs.manager import JobManager, Payload
 from intarsia_server.jobs.model import Job
+from intarsia_server.jobs.observer import JobObserver
 from intarsia_server.jobs.record import JobRecord, JobState
 from scripted_executor import ScriptedExecutor, transfer_request
 from server_process import LONG
@@ -29,11 +30,19 @@ class Bench:
         slots: of the executor.
         capacity: of the queue.
         chunk_bytes: of pictures.
+        observers: of jobs.
         retention: keyword arguments of the archive.
     """
 
     def __init__(
-        self, path: Path | None = None, *, slots: int = 1, capacity: int = 3, chunk_bytes: int = 1000, **retention: Any
+        self,
+        path: Path | None = None,
+        *,
+        slots: int = 1,
+        capacity: int = 3,
+        chunk_bytes: int = 1000,
+        observers: Sequence[JobObserver] = (),
+        **retention: Any,
     ) -> None:
         self.executor = ScriptedExecutor(slots)
         self.folder = DataFolder(path)
@@ -47,6 +56,7 @@ class Bench:
             durable=self.folder.durable,
             revive=lambda data: transfer_request(int(data)),
             describe=lambda error: f"{type(error).__name__}: {error}".encode(),
+            observers=observers,
         )
 
     async def start(self) -> None:

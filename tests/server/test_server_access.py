@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from server_certificates import authority, issue
 from server_process import LONG, ServerProcess, server_environment
 from server_tokens import line
+
+from bench.trust.certificates import authority, issue
 
 EVERYWHERE = "0.0.0.0:0"
 TOKEN = "t" * 43

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -219,7 +219,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         past = await second.find(1)
         assert isinstance(past, JobRecord)
         with pytest.raises(ResultGoneError):
-            await second.manager.result(past)
+            await picture(second, past)
         with pytest.raises(ResultGoneError):
             await second.events_of(past)
         await second.stop()
@@ -239,7 +239,7 @@ def test_the_same_picture_of_two_jobs_stays_until_both_are_forgotten(tmp_path: P
         assert await bench.find(1) is None
         past = await bench.find(2)
         assert isinstance(past, JobRecord)
-        assert await bench.manager.result(past) == b"picture"
+        assert await picture(bench, past) == b"picture"
         bench.archive._retention_bytes = 0
         await bench.archive._sweep()
         assert await bench.find(2) is None
@@ -311,6 +311,14 @@ def test_pages_and_owners(tmp_path: Path) -> None:
         await bench.stop()
 
     run(scenario)
+
+
+async def picture(bench: Bench, record: JobRecord) -> bytes:
+    outcome = record.outcome
+    assert outcome is not None
+    await bench.manager.check_result(outcome)
+    pieces = [await bench.manager.read_result(outcome, place, 1) for place in range(outcome.size_bytes)]
+    return b"".join(pieces)
 
 
 def disk_full(*_: object) -> None:
@@ -392,14 +400,73 @@ def test_end_that_cannot_be_stored_is_known_and_stored_later(tmp_path: Path, mon
     run(scenario)
 
 
+def test_job_of_before_waits_until_it_can_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        first = Bench(tmp_path)
+        await first.start()
+        running, waiting = await first.submit(1), await first.submit(2)
+        await first.die()
+
+        monkeypatch.setattr("intarsia_server.jobs.manager.TAKE_UP_SECONDS", 0.01)
+        second = Bench(tmp_path)
+        checkpoint = second.folder.checkpoints / running.job_id
+        checkpoint.touch()
+
+        async def full(_: JobStore, record: JobRecord) -> None:
+            raise StorageFullError("full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(JobStore, "save", full)
+            await second.start()
+            assert not second.manager.jobs
+            assert checkpoint.exists()
+            found = await second.manager.get(waiting.job_id, "")
+            with pytest.raises(DrainingError, match="room"):
+                await second.events_of(found)
+            await asyncio.sleep(0.05)
+            assert second.executor.begun == []
+        await until(lambda: second.executor.begun == [1])
+        assert [job.epoch for job in second.manager.jobs] == [1, 1]
+        await second.stop()
+
+    run(scenario)
+
+
+def test_forgetting_begins_with_the_pictures_which_a_full_database_needs_the_room_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        bench = Bench(tmp_path)
+        await bench.start()
+        bench.executor.let_go(1)
+        await bench.ended(await bench.submit(1))
+        bench.archive._retention_bytes = 0
+        remove = JobStore.remove
+
+        async def full(store: JobStore, job_ids: Collection[str]) -> None:
+            if names(tmp_path / "results"):
+                raise StorageFullError("full")
+            await remove(store, job_ids)
+
+        monkeypatch.setattr(JobStore, "remove", full)
+        await bench.archive._sweep()
+        assert await bench.find(1) is None
+        await bench.stop()
+
+    run(scenario)
+
+
 def test_files_are_what_their_names_say_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = FileStore(tmp_path / "files")
     name = files.put(b"content")
     assert files.put(b"content") == name
-    assert (files.get(name), files.size(name), files.total_bytes()) == (b"content", 7, 7)
+    assert (files.get(name), files.size(name)) == (b"content", 7)
+    files.check(name)
+    assert (files.read(name, 2, 3), files.read(name, 7, 0)) == (b"nte", b"")
     (tmp_path / "files" / name).write_bytes(b"CONTENT")
-    with pytest.raises(KeyError):
-        files.get(name)
+    for ask in (files.get, files.check, lambda name: files.read(name, 2, 6), lambda _: files.read("0" * 64, 0, 1)):
+        with pytest.raises(KeyError):
+            ask(name)
     assert files.size("0" * 64) is None
     files.remove("0" * 64)
     files.remove(name)

@@ -15,9 +15,10 @@ from intarsia_server.rpc.authentication import TokenInterceptor
 from intarsia_server.rpc.callers import Caller, caller_of
 from intarsia_server.rpc.certificates import Certificates
 from intarsia_server.rpc.tokens import Tokens
-from server_certificates import authority, issue
 from server_process import LONG
 from server_tokens import hashed
+
+from bench.trust.certificates import authority, issue
 
 SPIFFE = "spiffe://example.org/styler"
 

@@ -307,6 +307,7 @@ CONFIG = WorkerConfig(
     target_cache_bytes=2**27,
     checkpoint_seconds=0.01,
     log_level="INFO",
+    log_format="text",
 )
 
 

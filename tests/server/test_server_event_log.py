@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from intarsia_server.engine.events import StageStarted, TransferWarning
 from intarsia_server.engine.request import ImageFormat
-from intarsia_server.executors.base import PreviewEvent, ProgressEvent, ResultEvent
+from intarsia_server.executors.base import PreviewEvent, ProgressEvent
 from intarsia_server.jobs.events import (
     LIMITS,
     AcceptedEvent,
@@ -21,14 +22,28 @@ from intarsia_server.jobs.events import (
     SnapshotEvent,
     StoredResultEvent,
 )
-from intarsia_server.jobs.record import JobRecord
+from intarsia_server.jobs.record import JobRecord, Outcome
 
 VIEW = JobRecord(job_id="job", request_id="request", owner="", client="", kind="gatys", payload="", size=(96, 64))
 ACCEPTED = AcceptedEvent("job", "request", 1, 96, 64)
 QUEUED = QueuedEvent(0)
 STAGE = StageStarted("vanilla", 0, 1, 10_000)
 WARNING = TransferWarning("code", "message")
-RESULT = StoredResultEvent(ResultEvent(b"picture", ImageFormat.PNG, 96, 64, ()), "hash", 7)
+RESULT = StoredResultEvent(
+    Outcome(
+        sha256="hash",
+        size_bytes=7,
+        format=ImageFormat.PNG,
+        width=96,
+        height=64,
+        sequence=1,
+        chunk_bytes=7,
+        queued_seconds=0.0,
+        run_seconds=1.0,
+        stages=(),
+    )
+)
+IN_CHUNKS = StoredResultEvent(replace(RESULT.outcome, chunk_bytes=3))
 COMPLETED = CompletedEvent(0.0, 1.0, ())
 
 
@@ -189,7 +204,7 @@ def test_error_comes_after_the_events() -> None:
 def test_result_in_chunks_has_a_number_for_each_message() -> None:
     async def scenario() -> list[Numbered]:
         log = EventLog(lambda: VIEW)
-        for event in (ACCEPTED, StoredResultEvent(RESULT.result, "hash", 3), COMPLETED):
+        for event in (ACCEPTED, IN_CHUNKS, COMPLETED):
             log.publish(event)
         return await all_of(log)
 
@@ -199,7 +214,7 @@ def test_result_in_chunks_has_a_number_for_each_message() -> None:
 def test_readers_have_their_own_places() -> None:
     async def scenario() -> None:
         log = EventLog(lambda: VIEW)
-        for event in (ACCEPTED, STAGE, progress(1), StoredResultEvent(RESULT.result, "hash", 3), COMPLETED):
+        for event in (ACCEPTED, STAGE, progress(1), IN_CHUNKS, COMPLETED):
             log.publish(event)
         log.close()
         for after, first in ((0, 1), (1, 2), (3, 4), (4, 4), (6, 4), (7, 8), (8, None)):

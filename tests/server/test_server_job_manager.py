@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -277,23 +278,67 @@ def test_request_sent_again_is_the_same_job() -> None:
     on_bench(scenario)
 
 
-@pytest.mark.parametrize("cancel", [False, True])
-def test_job_ends_with_the_last_reader_that_says_so(cancel: bool) -> None:
+@pytest.mark.parametrize("leave_seconds", [0, 0.01, None, math.inf])
+def test_job_ends_with_the_last_reader_that_says_so(leave_seconds: float | None) -> None:
     async def scenario(bench: Bench) -> None:
         job = await bench.submit(1)
-        readers = [bench.manager.events(job, heartbeat=60, cancel=cancel) for _ in range(2)]
+        readers = [bench.manager.events(job, heartbeat=60, leave_seconds=leave_seconds) for _ in range(2)]
         for reader in readers:
             await anext(reader)
         await readers[0].aclose()
-        await settle()
+        await asyncio.sleep(0.1)
         assert job.state is JobState.RUNNING
         await readers[1].aclose()
-        if cancel:
+        if leave_seconds in {0, 0.01}:
             await bench.ended(job)
             assert job.state is JobState.CANCELLED
         else:
-            await settle()
+            await asyncio.sleep(0.1)
             assert job.state is JobState.RUNNING
+
+    on_bench(scenario)
+
+
+async def _left(bench: Bench, job: Job, leave_seconds: float | None) -> None:
+    """A reader has come and gone."""
+    reader = bench.manager.events(job, heartbeat=60, leave_seconds=leave_seconds)
+    await anext(reader)
+    await reader.aclose()
+
+
+def test_reader_that_is_back_in_time_keeps_the_job_and_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(bench: Bench) -> None:
+        job = await bench.submit(1)
+        await _left(bench, job, 60)
+        assert not job.cancel.is_set()
+        back = bench.manager.events(job, heartbeat=60)
+        await anext(back)
+        monkeypatch.setattr("intarsia_server.jobs.manager.LEAVE_SECONDS", 0.01)
+        await asyncio.sleep(0.1)
+        assert not job.cancel.is_set()
+        await back.aclose()
+        await bench.ended(job)
+        assert job.state is JobState.CANCELLED
+
+    on_bench(scenario)
+
+
+@pytest.mark.parametrize("end", ["it is detached", "it is cancelled", "it succeeds"])
+def test_job_that_was_left_and_ends_otherwise(end: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        job = await bench.submit(1)
+        await _left(bench, job, 0.05)
+        match end:
+            case "it is detached":
+                await _left(bench, job, math.inf)
+            case "it is cancelled":
+                bench.manager.cancel(job)
+                assert job.cancel.is_set()
+            case "it succeeds":
+                bench.executor.let_go(1)
+                await bench.ended(job)
+        await asyncio.sleep(0.2)
+        assert job.cancel.is_set() is (end == "it is cancelled")
 
     on_bench(scenario)
 

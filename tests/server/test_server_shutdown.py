@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -95,6 +96,14 @@ def test_killed_server_takes_its_worker_along(start_watched: Start) -> None:
         read_until(running, "progress")
         server.process.kill()
         assert failure_of(running).code is grpc.StatusCode.UNAVAILABLE
+    assert server.wait_for_end() == -signal.SIGKILL
+
+
+def test_killed_server_takes_along_a_worker_that_cannot_see_it(start_watched: Start) -> None:
+    """As in the middle of a long step."""
+    server = start_watched()
+    os.kill(server.workers()[0], signal.SIGSTOP)
+    server.process.kill()
     assert server.wait_for_end() == -signal.SIGKILL
 
 

@@ -36,6 +36,19 @@ def test_not_serving_until_the_encoder_is_loaded(start_server: Callable[..., Ser
     assert server.workers()
 
 
+def test_not_serving_from_the_drain_on(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server(drain_seconds=LONG)
+    server.wait_until_ready()
+    with watching(server, "") as whole, watching(server, SERVICE) as service, server.stub() as stub:
+        assert (next(whole), next(service)) == (SERVING, SERVING)
+        running = stub.Stylize(long_request(), timeout=LONG)
+        read_until(running, "progress")
+        server.terminate()
+        assert (next(whole), next(service)) == (NOT_SERVING, NOT_SERVING)
+        running.cancel()
+    assert server.wait_for_end() == 0
+
+
 def test_job_from_before_the_encoder_is_loaded(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server()
     server.wait_for_log("listening on")
@@ -79,6 +92,9 @@ def test_server_info(stub: StyleTransferServiceStub) -> None:
     assert (device.name, device.threads) == ("cpu", 1)
     assert device.description
     assert device.memory_bytes > 2**28
+    assert 2**27 < device.used_memory_bytes < device.memory_bytes
+    assert info.max_upload_bytes == 256 * 2**20
+    assert 0 < info.uptime.ToTimedelta().total_seconds() < 3600
 
 
 def test_server_info_counts_jobs(stub: StyleTransferServiceStub) -> None:

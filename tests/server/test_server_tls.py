@@ -15,10 +15,11 @@ from intarsia import Client, tls_credentials
 from intarsia.cli import app
 from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
-from server_certificates import Identity, authority, issue
 from server_jobs import long_request
 from server_process import LONG, ServerProcess, eventually, running_server
 from typer.testing import CliRunner
+
+from bench.trust.certificates import Identity, authority, issue
 
 
 @dataclass

@@ -46,6 +46,41 @@ def test_worker_killed_while_it_works(start_server: Callable[..., ServerProcess]
     assert server.wait_for_end() == 0
 
 
+def test_workers_killed_while_they_start(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    server.wait_until_ready()
+    dead: list[int] = []
+    with server.stub() as stub:
+        job = stub.Stylize(tiny_request(steps=60), timeout=LONG)
+        read_until(job, "progress")
+        for _ in range(3):
+            eventually(lambda: any(pid not in dead for pid in server.workers()), "another worker")
+            (worker,) = [pid for pid in server.workers() if pid not in dead]
+            os.kill(worker, signal.SIGKILL)
+            dead.append(worker)
+        assert server.health() == NOT_SERVING
+        read_until(job, "resumed")
+        assert read_until(job, "result").image.data
+        read_until(job, "completed")
+        assert_serves(stub)
+    assert server.log.count("did not start again") == 2
+    server.terminate()
+    assert server.wait_for_end() == 0
+
+
+def test_server_ends_while_it_has_no_worker(start_server: Callable[..., ServerProcess]) -> None:
+    server = start_server()
+    server.wait_until_ready()
+    (first,) = server.workers()
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: any(pid != first for pid in server.workers()), "another worker")
+    (second,) = [pid for pid in server.workers() if pid != first]
+    os.kill(second, signal.SIGKILL)
+    server.wait_for_log("did not start again")
+    server.terminate()
+    assert server.wait_for_end() == 0
+
+
 def test_job_cancelled_while_its_worker_is_replaced(start_server: Callable[..., ServerProcess]) -> None:
     server = start_server()
     server.wait_until_ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 from rich.console import Console
 from rich.table import Table
@@ -58,12 +59,17 @@ def _why_no_private_server() -> str:
     return ""
 
 
+def _memory(device: pb.Device) -> str:
+    whole = f"{device.memory_bytes / 2**30:.1f} GiB"
+    return f"{device.used_memory_bytes / 2**30:.1f} of {whole} in use here" if device.used_memory_bytes else whole
+
+
 def _facts(server: pb.GetServerInfoResponse) -> Iterator[tuple[str, str]]:
     precisions = {number: name for name, number in enum_names(pb.Precision.DESCRIPTOR).items()}
     yield from sorted(server.versions.items())
     for device in server.devices:
         facts = [device.description]
-        facts += [f"{device.memory_bytes / 2**30:.1f} GiB"] if device.memory_bytes else []
+        facts += [_memory(device)] if device.memory_bytes else []
         facts += [f"{device.threads} threads"] if device.threads else []
         yield f"device {device.name}", ", ".join(fact for fact in facts if fact)
     encoders = [f"{name} (default)" if name == server.default_encoder else name for name in server.encoders]
@@ -71,6 +77,8 @@ def _facts(server: pb.GetServerInfoResponse) -> Iterator[tuple[str, str]]:
     yield "methods", ", ".join(name.replace("_", "-") for name in server.methods)
     yield "ops", server.ops
     yield "precision", precisions.get(server.default_precision, "")
+    yield "up for", str(timedelta(seconds=server.uptime.seconds))
     yield "jobs", f"{server.running_jobs} running, {server.queued_jobs} queued of {server.queue_capacity}"
     yield "largest picture", f"{server.max_pixels / 1e6:g} megapixels"
     yield "largest message", f"{server.max_message_bytes / 2**20:g} MiB"
+    yield "largest upload", f"{server.max_upload_bytes / 2**20:g} MiB" if server.max_upload_bytes else ""

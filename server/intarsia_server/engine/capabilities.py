@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from intarsia_server.engine.device_info import DeviceInfo
+from intarsia_server.engine.device_info import DeviceInfo, resident_memory
 from intarsia_server.engine.request import Precision
 
 
@@ -38,11 +38,7 @@ def memory_held(device: torch.device) -> int:
     """Bytes that this process holds on a GPU, or in the computer's memory (0: not known)."""
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return resident_memory("self")
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intarsia_server.engine.cost.speed import Speed
-from intarsia_server.engine.device_info import DeviceInfo
+from intarsia_server.engine.device_info import DeviceInfo, resident_memory
 from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning
 from intarsia_server.engine.figures import Evaluation
 from intarsia_server.engine.label_answer import FoundLabels
@@ -111,6 +111,28 @@ class ExecutorInfo:
     idle_memory: int
 
 
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A worker process as it is now.
+
+    Attributes:
+        device: that it works on.
+        pid: None while there is no process.
+        restarts: how often another process has taken its place.
+        device_memory: bytes of its GPU's memory that it held when it last said so; 0 on a CPU.
+    """
+
+    device: str
+    pid: int | None
+    restarts: int
+    device_memory: int
+
+    @property
+    def resident_memory(self) -> int:
+        """Bytes that its process holds in the computer's memory; 0: there is none, or it is not known."""
+        return 0 if self.pid is None else resident_memory(self.pid)
+
+
 class ExecutionCancelledError(Exception):
     """The work stopped because it was asked to; its worker is idle again."""
 
@@ -169,6 +191,10 @@ class Executor(ABC):
     @abstractmethod
     async def started(self) -> ExecutorInfo:
         """What the workers run on, as soon as all of them have started."""
+
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        """Its worker processes, always in the same order; may be called in any thread. Empty where there are none."""
+        return ()
 
     @abstractmethod
     async def stop(self) -> None:

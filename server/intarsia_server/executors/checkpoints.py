@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -104,7 +106,9 @@ class CheckpointWriter:
                 file.close()
             raise
         else:
-            threading.Thread(target=self._finish, args=(self._path, file, began), name="intarsia-checkpoint").start()
+            # With this thread's context: what it logs is about the same job.
+            finish = partial(copy_context().run, self._finish, self._path, file, began)
+            threading.Thread(target=finish, name="intarsia-checkpoint").start()
 
     def _finish(self, path: Path, file: BinaryIO, began: float) -> None:
         try:

@@ -15,12 +15,15 @@ from intarsia_server.executors.base import (
     ExecutorEvent,
     ExecutorInfo,
     ExecutorStartError,
-    WorkerDiedError,
+    WorkerStatus,
 )
 from intarsia_server.executors.messages import WorkerConfig
 from intarsia_server.executors.process import WorkerProcess
 
 log = logging.getLogger(__name__)
+
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0
+"""Seconds until a worker that did not start is started again: twice as many each time."""
 
 
 class LocalExecutor(Executor):
@@ -75,6 +78,10 @@ class LocalExecutor(Executor):
         assert info is not None
         return info
 
+    def workers(self) -> tuple[WorkerStatus, ...]:
+        """One a configuration."""
+        return tuple(worker.status() for worker in self._workers)
+
     async def stop(self) -> None:
         """Ends every worker, by force where it does not end by itself."""
         self._stopping = True
@@ -88,8 +95,6 @@ class LocalExecutor(Executor):
                 raise ExecutionCancelledError
             if self._idle:
                 return self._idle.pop(0)
-            if self.slots == 0:
-                raise WorkerDiedError("no worker process is left")
             self._changed.clear()
             waits = [asyncio.create_task(event.wait()) for event in (cancel, self._changed)]
             try:
@@ -114,12 +119,19 @@ class LocalExecutor(Executor):
         task.add_done_callback(self._replacements.discard)
 
     async def _replace(self, worker: WorkerProcess) -> None:
+        delay = FIRST_RETRY
+        while not await self._starts(worker):
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, LAST_RETRY)
+        self._idle.append(worker)
+        self._on_ready(True)
+        self._changed.set()
+
+    async def _starts(self, worker: WorkerProcess) -> bool:
+        """Whether it does this time; killed meanwhile or without memory, it may the next time."""
         try:
             await worker.start()
-        except ExecutorStartError as error:
-            log.error("worker process for %s cannot be started again: %s", worker.config.device, error)  # noqa: TRY400
-            self.slots -= 1
-        else:
-            self._idle.append(worker)
-            self._on_ready(True)
-        self._changed.set()
+        except (ExecutorStartError, OSError) as error:
+            log.error("worker process for %s did not start again: %s", worker.config.device, error)  # noqa: TRY400
+            return False
+        return True

@@ -9,6 +9,7 @@ from pathlib import Path
 from intarsia_server.engine.cost.speed import Speed
 from intarsia_server.engine.request import Precision, SegmentationModel, Work
 from intarsia_server.executors.base import ExecutorEvent, ExecutorInfo
+from intarsia_server.logs import LogFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class WorkerConfig:
     target_cache_bytes: int
     checkpoint_seconds: float
     log_level: str
+    log_format: LogFormat
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class Learned:
 
 
 @dataclass(frozen=True)
+class Holding:
+    """The worker holds that many bytes of its GPU's memory."""
+
+    device_memory: int
+
+
+@dataclass(frozen=True)
 class Failed:
     """The work, or the start, ended with this error."""
 
@@ -51,11 +60,15 @@ class Failed:
 
 @dataclass(frozen=True)
 class RunCommand:
-    """Run this; `serial` grows by one with each request and is what a cancel refers to; `checkpoint` is its file."""
+    """Run this; `serial` grows by one with each request and is what a cancel refers to; `checkpoint` is its file.
+
+    What is logged meanwhile has `log_fields`.
+    """
 
     serial: int
     request: Work
-    checkpoint: Path | None = None
+    checkpoint: Path | None
+    log_fields: Mapping[str, str]
 
 
-WorkerMessage = Ready | Learned | Failed | ExecutorEvent
+WorkerMessage = Ready | Learned | Holding | Failed | ExecutorEvent

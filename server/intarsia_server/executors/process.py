@@ -19,8 +19,10 @@ from intarsia_server.executors.base import (
     ExecutorStartError,
     FinalEvent,
     WorkerDiedError,
+    WorkerStatus,
 )
-from intarsia_server.executors.messages import Failed, Learned, Ready, RunCommand, WorkerConfig, WorkerMessage
+from intarsia_server.executors.messages import Failed, Holding, Learned, Ready, RunCommand, WorkerConfig, WorkerMessage
+from intarsia_server.logs import current_fields
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class WorkerProcess:
         # Without a lock: a worker that is killed while it reads must not leave one held.
         self._cancelled_serial: ctypes.c_ulonglong = self._spawn.Value("Q", 0, lock=False)
         self._serial = 0
+        self._starts = 0
+        self._device_memory = 0
         self._process: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
         self._messages: asyncio.Queue[WorkerMessage | None] = asyncio.Queue()
@@ -71,6 +75,8 @@ class WorkerProcess:
         )
         # Not in a thread: `stop` must never meet a process that is half started.
         self._process.start()
+        self._starts += 1
+        self._device_memory = 0
         theirs.close()
         arguments = (self._connection, asyncio.get_running_loop(), self._received)
         threading.Thread(target=_read, args=arguments, daemon=True, name="intarsia-reader").start()
@@ -90,7 +96,7 @@ class WorkerProcess:
         self._serial += 1
         watcher = asyncio.create_task(self._pass_on(cancel, self._serial))
         try:
-            await asyncio.to_thread(self._send, RunCommand(self._serial, request, checkpoint))
+            await asyncio.to_thread(self._send, RunCommand(self._serial, request, checkpoint, current_fields()))
             while True:
                 message = await self._messages.get()
                 if message is None:
@@ -100,6 +106,9 @@ class WorkerProcess:
                 assert not isinstance(message, Ready)
                 if isinstance(message, Learned):
                     self._learn(message)
+                    continue
+                if isinstance(message, Holding):
+                    self._device_memory = message.device_memory
                     continue
                 yield message
                 if isinstance(message, FinalEvent):
@@ -124,12 +133,19 @@ class WorkerProcess:
             log.warning("worker process for %s does not listen any more", self.config.device)
 
     def _received(self, connection: Connection, message: WorkerMessage | None) -> None:
+        if connection is not self._connection:
+            return  # the end of a process that another has replaced
         self._messages.put_nowait(message)
-        if message is None and connection is self._connection:
+        if message is None:
             self._connection = None
             connection.close()
             if self.info is not None:
                 self._on_exit(self)
+
+    def status(self) -> WorkerStatus:
+        """As it is now; may be called in any thread."""
+        pid = self._process.pid if self._process is not None and self.alive else None
+        return WorkerStatus(self.config.device, pid, max(0, self._starts - 1), self._device_memory)
 
     def stop(self) -> None:
         """Asks the process to end, which it does within one step; kills it when it does not, or is still loading."""

@@ -9,6 +9,7 @@ import logging
 import platform
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -56,12 +57,18 @@ from intarsia_server.executors.base import (
 )
 from intarsia_server.executors.calibration import calibrate
 from intarsia_server.executors.checkpoints import CheckpointWriter, read_checkpoint
-from intarsia_server.executors.messages import Failed, Learned, Ready, RunCommand, WorkerConfig, WorkerMessage
+from intarsia_server.executors.messages import Failed, Holding, Learned, Ready, RunCommand, WorkerConfig, WorkerMessage
 from intarsia_server.executors.stopwatch import Stopwatch
+from intarsia_server.logs import log_fields, set_up_logs
 
 log = logging.getLogger(__name__)
 
 PREVIEW_SIDE = 320
+PR_SET_PDEATHSIG = 1
+
+HOLDING_STEPS = (1, 10)
+"""Of a stage, counted from its start or from where it is taken up again, after which the GPU memory is told: the first
+has taken the most, later ones may have become a graph."""
 
 
 def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, config: WorkerConfig) -> None:
@@ -75,7 +82,8 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
     # A Ctrl-C or a group-wide SIGTERM is the front's to handle: it drains and closes the connection.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(level=config.log_level, format="%(asctime)s %(levelname)s worker %(message)s")
+    set_up_logs("worker", level=config.log_level, log_format=config.log_format)
+    die_with_front()
     keep_memory()
     try:
         worker = _Worker(config)
@@ -89,9 +97,19 @@ def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, con
             command: RunCommand | None = connection.recv()
             if command is None:
                 return
-            worker.run(command, cancelled_serial, connection.send)
+            with log_fields(command.log_fields):
+                worker.run(command, cancelled_serial, connection.send)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the front is gone, or done with us
+
+
+def die_with_front() -> None:
+    """Has the system end this process with the front: by itself it would see that only after a step, which may be long.
+
+    The next server's worker may have the same job by then, and the memory is not there twice.
+    """
+    with suppress(AttributeError, OSError):  # not Linux, and a step it is
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def keep_memory() -> None:
@@ -151,6 +169,7 @@ class _Worker:
         def cancelled() -> bool:
             return cancelled_serial.value >= command.serial
 
+        log.debug("%s begins", command.request.kind)
         try:
             self._carry_out(command, cancelled, send)
         except CancelledError:
@@ -214,7 +233,7 @@ class _Worker:
         )
         del resume  # the transfer lets go of its tensors, too, before the first step
         with CheckpointWriter(path, fingerprint, self.config.checkpoint_seconds) as writer:
-            pixels = _report(steps, request.preview_interval, stages, writer, cancelled, send)
+            pixels = _report(steps, request.preview_interval, stages, writer, cancelled, self._telling_memory(send))
         image = encode(pixels, request.output.format, quality=request.output.quality, text=text)
         height, width = pixels.shape[:2]
         if is_whole:  # the rest of a job says nothing of how long a job takes
@@ -223,6 +242,21 @@ class _Worker:
             stopwatch.teach(meter, job_work(request, (width, height), stopwatch.areas), outside)
             send(Learned(precision, meter.speed))
         send(ResultEvent(image, request.output.format, width, height, tuple(stages)))
+
+    def _telling_memory(self, send: Callable[[WorkerMessage], None]) -> Callable[[WorkerMessage], None]:
+        """A `send` that tells early in each stage, too, what is held of the GPU's memory."""
+        if self._device.type != "cuda":
+            return send
+        steps: Counter[str] = Counter()
+
+        def telling(message: WorkerMessage) -> None:
+            if isinstance(message, ProgressEvent):
+                steps[message.stage] += 1
+                if steps[message.stage] in HOLDING_STEPS:
+                    send(Holding(memory_held(self._device)))
+            send(message)
+
+        return telling
 
     def _encoder(self, name: str, precision: Precision) -> Encoder:
         key = (name, precision)

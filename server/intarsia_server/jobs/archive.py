@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from intarsia_server.executors.base import ResultEvent
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, EventLog, StoredResultEvent
 from intarsia_server.jobs.files import FileStore
 from intarsia_server.jobs.folder import DataFolder
-from intarsia_server.jobs.record import JobRecord, JobState
+from intarsia_server.jobs.record import JobRecord, JobState, Outcome
 from intarsia_server.jobs.storage import StorageError
 from intarsia_server.jobs.store import JobStore
+from intarsia_server.logs import log_fields
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ class Archive:
         try:
             await self.store(record)
         except StorageError as error:
-            log.error("job %s cannot be stored now: %s", record.job_id, error, exc_info=error.__cause__)  # noqa: TRY400
+            with log_fields(record.names):
+                log.error("job %s cannot be stored now: %s", record.job_id, error.reason)  # noqa: TRY400 - no defect
             self._unsaved[record.job_id] = record
             return
         self._unsaved.pop(record.job_id, None)
@@ -145,17 +146,23 @@ class Archive:
         records = await self._store.page(owner, states, before=before, limit=limit)
         return [replace(self._unsaved.get(record.job_id, record), number=record.number) for record in records]
 
-    async def result(self, record: JobRecord) -> bytes:
-        """The picture of a transfer that succeeded.
+    async def check_result(self, outcome: Outcome) -> None:
+        """Whether the picture of a transfer that succeeded is there and whole.
 
         Raises:
             ResultGoneError: it is not kept any more.
         """
-        assert record.outcome is not None
-        try:
-            return await asyncio.to_thread(self._results.get, record.outcome.sha256)
-        except KeyError:
-            raise ResultGoneError("the result of this job is not kept any more") from None
+        with _gone():
+            await asyncio.to_thread(self._results.check, outcome.sha256)
+
+    async def read_result(self, outcome: Outcome, offset: int, size: int) -> bytes:
+        """That many bytes of a picture, which is never in memory as a whole: any number of readers may be slow.
+
+        Raises:
+            ResultGoneError: it is not kept any more.
+        """
+        with _gone():
+            return await asyncio.to_thread(self._results.read, outcome.sha256, offset, size)
 
     async def log_of(self, record: JobRecord, *, after: int) -> EventLog:
         """The events that are still known of a job that has ended, for a reader who has had those up to `after`."""
@@ -169,12 +176,11 @@ class Archive:
         if after < record.sequence - 1:
             past.skip_to(outcome.sequence - 1)
             try:
-                image = await self.result(record)
+                await self.check_result(outcome)
             except ResultGoneError as error:
                 past.close(error)
                 return past
-            result = ResultEvent(image, outcome.format, outcome.width, outcome.height, outcome.stages)
-            past.publish(StoredResultEvent(result, outcome.sha256, outcome.chunk_bytes), at=record.ended_at)
+            past.publish(StoredResultEvent(outcome), at=record.ended_at)
         past.skip_to(record.sequence - 1)
         past.publish(CompletedEvent(outcome.queued_seconds, outcome.run_seconds, outcome.stages), at=record.ended_at)
         past.close()
@@ -187,7 +193,7 @@ class Archive:
             try:
                 await self._sweep()
             except StorageError as error:
-                log.error("cannot clean up: %s", error, exc_info=error.__cause__)  # noqa: TRY400
+                log.error("cannot clean up: %s", error.reason)  # noqa: TRY400 - no defect, no traceback
 
     async def _sweep(self) -> None:
         for record in list(self._unsaved.values()):
@@ -198,21 +204,36 @@ class Archive:
         if not expired:
             return
         log.info("forgetting %d jobs that ended long ago or whose pictures are too many", len(expired))
-        await self._store.remove([record.job_id for record in expired])
+        job_ids = [record.job_id for record in expired]
+        # The pictures first: on a full disk, a database needs their room to forget anything.
         for name in {record.outcome.sha256 for record in expired if record.outcome is not None}:
             async with self._lock(name):
-                await self._remove(self._results, name)
+                await self._remove(self._results, name, besides=job_ids)
+        await self._store.remove(job_ids)
 
     async def _forget_input(self, record: JobRecord) -> None:
         if record.payload:
             async with self._lock(record.payload):
                 await self._remove(self._inputs, record.payload)
 
-    async def _remove(self, files: FileStore, name: str) -> None:
-        """Removes a file unless some job wants it; one that stays goes at the next start."""
+    async def _remove(self, files: FileStore, name: str, besides: Collection[str] = ()) -> None:
+        """Removes a file unless some job besides these wants it; one that stays goes at the next start."""
         with suppress(StorageError):
-            if name and not await self._store.wants(name):
+            if name and not await self._store.wants(name, besides):
                 await asyncio.to_thread(files.remove, name)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    """A file that is not there, or not what it was.
+
+    Raises:
+        ResultGoneError: it is so.
+    """
+    try:
+        yield
+    except KeyError:
+        raise ResultGoneError("the result of this job is not kept any more") from None

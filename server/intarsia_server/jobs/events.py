@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from intarsia_server.engine.events import StageDone, StageStarted
-from intarsia_server.executors.base import ExecutorEvent, PreviewEvent, ProgressEvent, ResultEvent
-from intarsia_server.jobs.record import JobRecord
+from intarsia_server.executors.base import ExecutorEvent, PreviewEvent, ProgressEvent
+from intarsia_server.jobs.record import JobRecord, Outcome
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,15 @@ class QueuedEvent:
 
 @dataclass(frozen=True)
 class StoredResultEvent:
-    """The finished picture is stored; it is sent in messages of at most `chunk_bytes` of it."""
+    """The finished picture is stored; it is sent in messages of at most `outcome.chunk_bytes` of it."""
 
-    result: ResultEvent
-    sha256: str
-    chunk_bytes: int
+    outcome: Outcome
 
     @property
     def chunks(self) -> int:
         """Messages that follow the first; 0 where that holds the picture itself."""
-        size = len(self.result.image)
-        return 0 if size <= self.chunk_bytes else -(-size // self.chunk_bytes)
+        size, most = self.outcome.size_bytes, self.outcome.chunk_bytes
+        return 0 if size <= most else -(-size // most)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class FileStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._whole: dict[str, tuple[int, int]] = {}
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def put(self, data: bytes) -> str:
@@ -76,6 +77,40 @@ class FileStore:
             raise KeyError(name)
         return data
 
+    def check(self, name: str) -> None:
+        """Whether it is there and whole; reads it, a piece at a time, unless it has not changed since the last time.
+
+        Raises:
+            KeyError: it is not there, or is not what was stored.
+        """
+        try:
+            with (self._folder / name).open("rb") as file:
+                status = os.fstat(file.fileno())
+                stamp = (status.st_size, status.st_mtime_ns)
+                if self._whole.get(name) == stamp:
+                    return
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise KeyError(name) from error
+        if digest != name:
+            raise KeyError(name)
+        self._whole[name] = stamp
+
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        """A piece of a file's content, of that many bytes; see `check`.
+
+        Raises:
+            KeyError: it is not there, or is shorter.
+        """
+        try:
+            with (self._folder / name).open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            raise KeyError(name) from error
+        if len(data) != size:
+            raise KeyError(name)
+        return data
+
     def size(self, name: str) -> int | None:
         """In bytes; None: it is not there."""
         try:
@@ -85,6 +120,7 @@ class FileStore:
 
     def remove(self, name: str) -> None:
         """Without effect if it is not there."""
+        self._whole.pop(name, None)
         with suppress(OSError):
             (self._folder / name).unlink()
 
@@ -93,7 +129,3 @@ class FileStore:
         for path in self._folder.iterdir():
             if path.name not in names:
                 self.remove(path.name)
-
-    def total_bytes(self) -> int:
-        """Of all files."""
-        return sum(entry.stat().st_size for entry in os.scandir(self._folder))

@@ -6,7 +6,9 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 _LOCK = "lock"
@@ -15,6 +17,21 @@ _TEMPORARY = "intarsia-data-"
 
 class DataFolderError(RuntimeError):
     """The folder cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a data folder holds at one moment.
+
+    Attributes:
+        sizes: bytes of the files, by what they are.
+        checkpoints: when each was written, in seconds since the epoch, by its job's id.
+        free: bytes that the file system has left.
+    """
+
+    sizes: Mapping[str, int]
+    checkpoints: Mapping[str, float]
+    free: int
 
 
 class DataFolder:
@@ -59,6 +76,20 @@ class DataFolder:
     def uploads(self) -> Path:
         """Pictures that came ahead of requests."""
         return self.path / "uploads"
+
+    def stored(self) -> Stored:
+        """Looks at all files, which may change meanwhile; blocks, and may be called in any thread."""
+        sizes = dict.fromkeys(("records", "inputs", "results", "checkpoints", "uploads"), 0)
+        checkpoints: dict[str, float] = {}
+        for root, _, names in os.walk(self.path):
+            place = Path(root).relative_to(self.path).parts
+            for name in names:
+                with suppress(FileNotFoundError):
+                    file = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118 - there may be thousands
+                    sizes[place[0] if place else "records"] += file.st_size
+                    if place == (self.checkpoints.name,) and "." not in name:
+                        checkpoints[name] = file.st_mtime
+        return Stored(sizes, checkpoints, shutil.disk_usage(self.path).free)
 
     def close(self) -> None:
         """Lets another server have it; a temporary one is removed."""

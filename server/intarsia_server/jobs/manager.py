@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -40,6 +42,7 @@ from intarsia_server.jobs.observer import JobObserver
 from intarsia_server.jobs.queue import FairQueue
 from intarsia_server.jobs.record import JobRecord, JobState, Outcome
 from intarsia_server.jobs.storage import StorageError
+from intarsia_server.logs import log_fields
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,13 @@ MAX_DEATHS = 3
 
 SUSPEND_SECONDS = 5.0
 """What the end of a server takes at most, once its jobs have been told to stop."""
+
+LEAVE_SECONDS = 0.5
+"""After the last call that a job hung on: a client whose connection broke may be back within it. One that wants the job
+to end says so (`cancel`), and does not have to wait."""
+
+TAKE_UP_SECONDS = 2.0
+"""Between two tries to take up the jobs of an earlier server, while the disk is full."""
 
 EPOCH = 10**9
 """Events of a job that goes on after a server's start are numbered from the next multiple of this: how many had been
@@ -127,6 +137,8 @@ class JobManager:
         self.admission = Admission(
             limits, slots=executor.slots, queue=self._queue, jobs=self._active.values, on_refused=self._refused
         )
+        self._found: deque[JobRecord] = deque()
+        self._left: dict[Job, asyncio.TimerHandle] = {}
         self._arrived = asyncio.Event()
         self._runners: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -137,19 +149,21 @@ class JobManager:
 
     async def recover(self) -> None:
         """Queues again what the last server on this archive had queued or running; asked before any job is taken."""
-        for record in await self._archive.open():
-            epoch = record.epoch + 1
-            await self._archive.store(replace(record, state=JobState.QUEUED, epoch=epoch))
-            await self._recover(replace(record, epoch=epoch))
+        self._found.extend(await self._archive.open())
+        try:
+            await self._take_up_found()
+        except StorageError as error:
+            log.error("%d jobs wait until they can be stored: %s", len(self._found), error.reason)  # noqa: TRY400 - no defect
+        wanted = self._active.keys() | {record.job_id for record in self._found}
         for path in self._checkpoints.iterdir():
-            if path.name not in self._active:
+            if path.name not in wanted:
                 path.unlink()
-        self._announce_positions()
 
     def start(self) -> None:
         """Begins to take jobs from the queue."""
         self._runners = [asyncio.create_task(self._run_jobs()) for _ in range(self._executor.slots)]
         self._runners.append(asyncio.create_task(self._archive.keep_swept()))
+        self._runners.append(asyncio.create_task(self._take_up_rest()))
 
     @property
     def queued(self) -> int:
@@ -229,7 +243,7 @@ class JobManager:
         job.memory, job.seconds = place.forecast.memory, place.forecast.seconds
         self._active[job.job_id] = job
         self._idle.clear()
-        self._spawn(self._admit(job, payload.data if payload else b""))
+        self._spawn(job, self._admit(job, payload.data if payload else b""))
         return job
 
     async def get(self, job_id: str, owner: str) -> Job | JobRecord:
@@ -239,6 +253,8 @@ class JobManager:
             UnknownJobError: the owner has no such job.
         """
         found = self._active.get(job_id) or await self._archive.get(job_id)
+        if found is not None and found.owner != owner:
+            log.warning("job %s refused to %r, whose job it is not", job_id, owner)
         if found is None or found.owner != owner:
             raise UnknownJobError("there is no such job")
         return self._active.get(job_id, found)
@@ -255,16 +271,16 @@ class JobManager:
             for record in records
         ]
 
-    async def result(self, record: JobRecord) -> bytes:
-        """The picture of a transfer that succeeded.
+    async def check_result(self, outcome: Outcome) -> None:
+        """As `Archive.check_result`."""
+        await self._archive.check_result(outcome)
 
-        Raises:
-            ResultGoneError: it is not kept any more.
-        """
-        return await self._archive.result(record)
+    async def read_result(self, outcome: Outcome, offset: int, size: int) -> bytes:
+        """As `Archive.read_result`."""
+        return await self._archive.read_result(outcome, offset, size)
 
     async def events(
-        self, job: Job | JobRecord, *, after: int = 0, heartbeat: float, cancel: bool = False
+        self, job: Job | JobRecord, *, after: int = 0, heartbeat: float, leave_seconds: float | None = None
     ) -> AsyncGenerator[Numbered | None, None]:
         """A job's events after the one with that number, and None for every `heartbeat` seconds without.
 
@@ -272,18 +288,23 @@ class JobManager:
             job: whose.
             after: number of the last message that the reader has.
             heartbeat: in seconds.
-            cancel: cancel the job when the reader leaves and nobody else watches it.
+            leave_seconds: when the reader leaves and nobody else watches, the job is cancelled so many seconds later,
+                unless another reader comes; infinite: it goes on. None: it goes on too, but a reader that comes within
+                those seconds takes the place of the one that left.
 
         Raises:
             Exception: what the job failed or was cancelled with.
         """
         if isinstance(job, JobRecord):
             if not job.state.ended:
-                raise DrainingError("the job goes on when the server starts again")
+                raise DrainingError("the job goes on when the server starts again, or has room to store it")
             past = await self._archive.log_of(job, after=after)
             async for numbered in past.read(after, heartbeat=heartbeat):
                 yield numbered
             return
+        if (left := self._left.pop(job, None)) is not None:
+            left.cancel()
+            leave_seconds = LEAVE_SECONDS if leave_seconds is None else leave_seconds
         job.watchers += 1
         try:
             # A number that has not been given yet can only come from another server; what follows is new all the same.
@@ -292,15 +313,15 @@ class JobManager:
                     yield numbered
         finally:
             job.watchers -= 1
-            if cancel and not job.watchers:
-                self.cancel(job)
+            if leave_seconds is not None and not job.watchers:
+                self._leave_alone(job, leave_seconds)
 
     def cancel(self, job: Job) -> None:
         """Stops a job: at once when it waits, within one step when it runs. Does nothing when it has ended."""
         job.cancel.set()
         if job in self._queue:
             self._queue.remove(job)
-            self._spawn(self._end_cancelled(job))
+            self._spawn(job, self._end_cancelled(job))
             self._announce_positions()
 
     async def drain(self, grace: float) -> None:
@@ -322,7 +343,7 @@ class JobManager:
                 job.cancel.set()
         for job in list(self._queue):
             self._queue.remove(job)
-            self._spawn(self._suspend(job))
+            self._spawn(job, self._suspend(job))
         await self._idle.wait()
         for runner in self._runners:
             runner.cancel()
@@ -335,7 +356,7 @@ class JobManager:
         try:
             await self._archive.accept(job.record(), payload)
         except StorageError as error:
-            log.error("job %s refused: %s", job.job_id, error, exc_info=error.__cause__)  # noqa: TRY400
+            log.error("job %s refused: %s", job.job_id, error.reason)  # noqa: TRY400 - no defect, no traceback
             self._refused(job.client, error)
             self._drop(job)
             job.log.close(error)
@@ -346,6 +367,28 @@ class JobManager:
         self._accepted(job)
         self._announce_positions()
         log.info("job %s accepted: %s, %dx%d", job.job_id, job.request.kind, *job.size)
+
+    async def _take_up_found(self) -> None:
+        """Queues the jobs of earlier servers, none before its epoch is stored, which else would be given again.
+
+        Raises:
+            StorageError: it cannot be stored.
+        """
+        while self._found:
+            record = self._found[0]
+            epoch = record.epoch + 1
+            await self._archive.store(replace(record, state=JobState.QUEUED, epoch=epoch))
+            self._found.popleft()
+            with log_fields(record.names):
+                await self._recover(replace(record, epoch=epoch))
+        self._announce_positions()
+
+    async def _take_up_rest(self) -> None:
+        """Does so as soon as there is room."""
+        while self._found:
+            await asyncio.sleep(TAKE_UP_SECONDS)
+            with suppress(StorageError):
+                await self._take_up_found()
 
     async def _recover(self, record: JobRecord) -> None:
         request: Work | Exception = ServerDiedError("the server ended before the job was done")
@@ -360,6 +403,8 @@ class JobManager:
             log.warning("job %s cannot go on: %s", record.job_id, request)
             ended = replace(record, state=JobState.FAILED, ended_at=time.time(), status=self._describe(request))
             await self._archive.save(replace(ended, sequence=record.epoch * EPOCH))
+            for observer in self._observers:
+                observer.lost(ended, request)
             return
         job = Job(
             record.job_id,
@@ -389,7 +434,7 @@ class JobManager:
             observer.accepted(job)
         if self._suspending:
             job.suspended = not job.cancel.is_set() or job.suspended
-            self._spawn(self._suspend(job) if job.suspended else self._end_cancelled(job))
+            self._spawn(job, self._suspend(job) if job.suspended else self._end_cancelled(job))
             return
         self._queue.append(job)
         self._arrived.set()
@@ -401,7 +446,9 @@ class JobManager:
             while not len(self._queue):
                 self._arrived.clear()
                 await self._arrived.wait()
-            await self._run(self._queue.pop())
+            job = self._queue.pop()
+            with log_fields(job.names):
+                await self._run(job)
 
     async def _run(self, job: Job) -> None:
         job.move_to(JobState.RUNNING)
@@ -412,7 +459,7 @@ class JobManager:
         for observer in self._observers:
             observer.started(job)
         self._announce_positions()
-        self._spawn(self._archive.save(job.record()))
+        self._spawn(job, self._archive.save(job.record()))
         try:
             final = await self._execute(job)
         except (ExecutionCancelledError, WorkerDiedError) as error:
@@ -462,19 +509,16 @@ class JobManager:
         job.started_at = None
         self._queue.append_left(job)
         self._arrived.set()
-        self._spawn(self._archive.save(job.record()))
+        self._spawn(job, self._archive.save(job.record()))
 
     async def _succeed(self, job: Job, result: ResultEvent) -> None:
         """Stores the picture before anybody sees it: what has been seen is what will be seen."""
-        stored = StoredResultEvent(
-            result, await asyncio.to_thread(lambda: hashlib.sha256(result.image).hexdigest()), self._chunk_bytes
-        )
         assert job.began_at is not None
         now = time.time()
         completed = CompletedEvent(max(0.0, job.began_at - job.created_at), max(0.0, now - job.began_at), result.stages)
         first = job.log.sequence + 1
         outcome = Outcome(
-            sha256=stored.sha256,
+            sha256=await asyncio.to_thread(lambda: hashlib.sha256(result.image).hexdigest()),
             size_bytes=len(result.image),
             format=result.format,
             width=result.width,
@@ -485,6 +529,7 @@ class JobManager:
             run_seconds=completed.run_seconds,
             stages=result.stages,
         )
+        stored = StoredResultEvent(outcome)
         ended = replace(
             job.record(),
             state=JobState.SUCCEEDED,
@@ -545,13 +590,27 @@ class JobManager:
             observer.ended(job, error)
         job.log.close(error)
 
+    def _leave_alone(self, job: Job, seconds: float) -> None:
+        """Nobody is left whom the job is for."""
+        if not seconds:
+            self.cancel(job)
+        elif seconds < math.inf and job.job_id in self._active:
+            self._left[job] = asyncio.get_running_loop().call_later(seconds, self._miss, job)
+
+    def _miss(self, job: Job) -> None:
+        del self._left[job]
+        self.cancel(job)
+
     def _drop(self, job: Job) -> None:
+        if (left := self._left.pop(job, None)) is not None:
+            left.cancel()
         del self._active[job.job_id]
         if not self._active:
             self._idle.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _spawn(self, job: Job, work: Coroutine[Any, Any, None]) -> None:
+        with log_fields(job.names):  # which the task takes along
+            task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -80,6 +80,11 @@ class Job:
     def __post_init__(self) -> None:
         self.log = EventLog(self.record)
 
+    @property
+    def names(self) -> dict[str, str]:
+        """By which log lines tell it from others."""
+        return self.record().names
+
     def move_to(self, state: JobState) -> None:
         """Changes state.
 

@@ -111,3 +111,8 @@ class JobRecord:
     fraction: float = 0.0
     queue_position: int = 0
     number: int = 0
+
+    @property
+    def names(self) -> dict[str, str]:
+        """By which log lines tell it from others."""
+        return {"job_id": self.job_id, "request_id": self.request_id, "owner": self.owner}

@@ -13,6 +13,14 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class StorageError(RuntimeError):
     """What the server keeps on disk cannot be written or read; the log says more."""
 
+    @property
+    def reason(self) -> str:
+        """What the disk or the database said, for the log: the error's own text may have a path in it."""
+        cause = self.__cause__
+        if isinstance(cause, OSError):
+            return cause.strerror or type(cause).__name__
+        return str(cause or self)
+
 
 class StorageFullError(StorageError):
     """There is no room left on the disk."""

@@ -146,10 +146,11 @@ class JobStore:
 
         return await self._do(ask)
 
-    async def wants(self, name: str) -> bool:
-        """Whether a job has this input or result."""
-        where = "(payload = ?1 AND ended_at IS NULL) OR result = ?1"
-        return await self._first(where, name) is not None
+    async def wants(self, name: str, besides: Collection[str] = ()) -> bool:
+        """Whether a job has this input or result, besides those with these ids."""
+        wanted = "(payload = ?1 AND ended_at IS NULL) OR result = ?1"
+        where = f"({wanted}) AND job_id NOT IN (SELECT value FROM json_each(?2))"
+        return await self._first(where, name, json.dumps(list(besides))) is not None
 
     async def close(self) -> None:
         """Ends it once everything before has been done."""
@@ -174,13 +175,16 @@ def _open(path: Path, durable: bool) -> sqlite3.Connection:
     # Without transactions of Python's own: every statement is one.
     database = sqlite3.connect(path, isolation_level=None)
     database.row_factory = sqlite3.Row
+    # The folder is one server's alone; and without memory to share with others, what is there opens on a full disk.
+    database.execute("PRAGMA locking_mode = EXCLUSIVE")
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version not in {0, VERSION}:
         raise sqlite3.DatabaseError(f"it has version {version}, this server has {VERSION}")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-    database.executescript(_TABLES)
-    database.execute(f"PRAGMA user_version = {VERSION}")
+    if not version:
+        database.executescript(_TABLES)
+        database.execute(f"PRAGMA user_version = {VERSION}")
     return database
 
 

@@ -32,7 +32,7 @@ class Access:
 
     @property
     def interceptors(self) -> tuple[grpc.aio.ServerInterceptor, ...]:
-        """To stand before all others."""
+        """To stand before all that serve; only what counts calls stands before them."""
         return () if self._tokens is None else (TokenInterceptor(self._tokens),)
 
     @property

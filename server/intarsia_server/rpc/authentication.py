@@ -18,7 +18,10 @@ OPEN = "/grpc.health.v1.Health/"
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Refuses calls without a token that is known, before anything of them is read; outermost, so that none gets by."""
+    """Refuses calls without a token that is known, before anything of them is read.
+
+    It stands before all that serve, so that none gets by.
+    """
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens

@@ -60,6 +60,11 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
 )
 
 
+def code_of(error: Exception) -> grpc.StatusCode:
+    """The status that the error stands for; INTERNAL when nobody expects it."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+
+
 async def abort(context: grpc.aio.ServicerContext[Message, Message], error: Exception) -> NoReturn:
     """Ends the call with the status that the error stands for."""
     status = to_status(error)
@@ -72,7 +77,7 @@ def to_status(error: Exception) -> status_pb2.Status:
     """What an error is to a client; one that is not expected is logged and not shown."""
     if isinstance(error, EndedJobError):
         return status_pb2.Status.FromString(error.status)
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    code = code_of(error)
     if code is grpc.StatusCode.INTERNAL:
         log.error("call failed", exc_info=error)
     message = "internal error" if code is grpc.StatusCode.INTERNAL else _short(str(error))

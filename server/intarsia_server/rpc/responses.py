@@ -16,9 +16,9 @@ from intarsia_server.engine.request import ImageFormat, Precision
 from intarsia_server.executors.base import (
     PreviewEvent,
     ProgressEvent,
-    ResultEvent,
     ResumedEvent,
     SegmentedEvent,
+    WorkerStatus,
 )
 from intarsia_server.jobs.events import (
     AcceptedEvent,
@@ -27,7 +27,6 @@ from intarsia_server.jobs.events import (
     Numbered,
     QueuedEvent,
     SnapshotEvent,
-    StoredResultEvent,
 )
 from intarsia_server.jobs.record import JobRecord, JobState, Outcome
 
@@ -54,19 +53,19 @@ class Responses:
 
     def heartbeat(self, sequence: int, time: float) -> pb.WatchJobResponse:
         """A heartbeat after the message with that number, at that time (seconds since the epoch)."""
-        return _response(sequence, time, pb.StylizeResponse(heartbeat=pb.HeartbeatEvent()))
+        return to_message(sequence, time, pb.StylizeResponse(heartbeat=pb.HeartbeatEvent()))
 
     def messages(self, numbered: Numbered) -> Iterable[pb.WatchJobResponse]:
-        """The message, or several for a large result, that an event becomes."""
-        if isinstance(numbered.event, StoredResultEvent | SnapshotEvent):
-            return self._make(numbered)  # a copy of the picture for each call would be kept, or it is one call's own
+        """The message that an event becomes, if it becomes one; a result's are made by `result_messages`."""
+        if isinstance(numbered.event, SnapshotEvent):
+            return self._make(numbered)  # it is one call's own
         if numbered not in self._made:
             self._made[numbered] = tuple(self._make(numbered))
         return self._made[numbered]
 
     def _make(self, numbered: Numbered) -> Iterator[pb.WatchJobResponse]:
-        for index, response in enumerate(self._convert(numbered.event)):
-            yield _response(numbered.sequence + index, numbered.time, response)
+        for response in self._convert(numbered.event):
+            yield to_message(numbered.sequence, numbered.time, response)
 
     def _convert(self, event: JobEvent) -> Iterator[pb.StylizeResponse]:
         match event:
@@ -97,8 +96,6 @@ class Responses:
                 yield pb.StylizeResponse(resumed=pb.ResumedEvent(stage=event.stage, step=event.step))
             case SnapshotEvent():
                 yield pb.StylizeResponse(snapshot=_snapshot(event))
-            case StoredResultEvent():
-                yield from _stored_result(event)
             case CompletedEvent():
                 yield pb.StylizeResponse(
                     completed=pb.CompletedEvent(
@@ -109,30 +106,15 @@ class Responses:
                 )
 
 
-def to_result(result: ResultEvent | Outcome, size_bytes: int, sha256: str) -> pb.ResultEvent:
+def to_result(outcome: Outcome) -> pb.ResultEvent:
     """A picture's header."""
     return pb.ResultEvent(
-        format=FORMATS[result.format],
-        width=result.width,
-        height=result.height,
-        size_bytes=size_bytes,
-        sha256=sha256,
+        format=FORMATS[outcome.format],
+        width=outcome.width,
+        height=outcome.height,
+        size_bytes=outcome.size_bytes,
+        sha256=outcome.sha256,
     )
-
-
-def _stored_result(event: StoredResultEvent) -> Iterator[pb.StylizeResponse]:
-    """The picture whole, or a header and chunks."""
-    data, size = event.result.image, event.chunk_bytes
-    result = to_result(event.result, len(data), event.sha256)
-    if not event.chunks:
-        result.image.data = data
-        yield pb.StylizeResponse(result=result)
-        return
-    result.chunk_count = event.chunks
-    yield pb.StylizeResponse(result=result)
-    for index, offset in enumerate(range(0, len(data), size)):
-        chunk = pb.ResultChunkEvent(index=index, offset=offset, data=data[offset : offset + size])
-        yield pb.StylizeResponse(result_chunk=chunk)
 
 
 def to_job(record: JobRecord) -> pb.Job:
@@ -171,13 +153,15 @@ def to_segment_response(event: SegmentedEvent) -> pb.SegmentResponse:
     )
 
 
-def to_device(device: DeviceInfo) -> pb.Device:
-    """A device, as a message."""
+def to_device(device: DeviceInfo, workers: Iterable[WorkerStatus] = ()) -> pb.Device:
+    """A device, as a message, with what those of the workers that are on it hold of it."""
+    held = (worker.device_memory or worker.resident_memory for worker in workers if worker.device == device.name)
     return pb.Device(
         name=device.name,
         description=device.description,
         memory_bytes=device.memory_bytes,
         threads=device.threads,
+        used_memory_bytes=sum(held),
     )
 
 
@@ -200,7 +184,8 @@ def to_timestamp(seconds: float) -> Timestamp:
     return stamp
 
 
-def _response(sequence: int, time: float, response: pb.StylizeResponse) -> pb.WatchJobResponse:
+def to_message(sequence: int, time: float, response: pb.StylizeResponse) -> pb.WatchJobResponse:
+    """An event's message with its number and its time (seconds since the epoch)."""
     response.sequence = sequence
     response.event_time.CopyFrom(to_timestamp(time))
     return pb.WatchJobResponse(event=response)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
-import platform
+import math
 import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,11 +30,13 @@ from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
 from intarsia_server.jobs.admission import Place, QueueFullError
 from intarsia_server.jobs.archive import EndedJobError
+from intarsia_server.jobs.events import StoredResultEvent
 from intarsia_server.jobs.forecast import Forecaster
-from intarsia_server.jobs.manager import DrainingError, JobManager
+from intarsia_server.jobs.manager import LEAVE_SECONDS, DrainingError, JobManager
 from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.record import JobRecord
 from intarsia_server.jobs.uploads import UploadStore
+from intarsia_server.logs import add_log_fields
 from intarsia_server.rpc.callers import Caller, caller_of
 from intarsia_server.rpc.errors import NoResultError
 from intarsia_server.rpc.estimates import to_estimate_response
@@ -51,11 +53,11 @@ from intarsia_server.rpc.requests import (
     to_segmentation_request,
     to_transfer_request,
 )
-from intarsia_server.rpc.responses import PRECISIONS, Responses, to_device, to_job, to_result, to_segment_response
+from intarsia_server.rpc.responses import PRECISIONS, Responses, to_device, to_job, to_segment_response
+from intarsia_server.rpc.results import result_messages, result_responses
 from intarsia_server.rpc.uploads import Uploads
 from intarsia_server.settings import Settings
-
-VERSIONED = ("intarsia", "torch", "torchvision", "grpcio", "protobuf", "pillow")
+from intarsia_server.versions import versions
 
 DECODERS = 2
 """Requests whose pictures are decoded at the same time: bounds the memory that strangers can make the front use."""
@@ -77,9 +79,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         self._checks: set[threading.Event] = set()
         self._known = KnownPictures()
         self._responses = Responses()
-        # Looked up in files: not once more for every call.
-        self._versions = {name: importlib.metadata.version(name) for name in VERSIONED}
-        self._versions["python"] = platform.python_version()
+        self._began = time.monotonic()
         self._forecaster = Forecaster(executor, default_encoder=settings.encoder, max_pixels=settings.max_pixels)
 
     def cancel_checks(self) -> None:
@@ -93,11 +93,12 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         """Runs one job, or attaches to it; unless it is detached, it ends with the last call that has its events."""
         caller = caller_of(context)
         request_id = to_request_id(request)
-        cancel = request.on_disconnect != pb.ON_DISCONNECT_DETACH
+        detached = request.on_disconnect == pb.ON_DISCONNECT_DETACH
         job = await self._sent_before(request, request_id, caller)
         if job is None:
-            job = await self._stylize(request, request_id, caller, _deadline(context) if cancel else None)
-        async with aclosing(self._events(job, context, cancel=cancel)) as responses:
+            job = await self._stylize(request, request_id, caller, None if detached else _deadline(context))
+        leave_seconds = math.inf if detached else LEAVE_SECONDS
+        async with aclosing(self._events(job, context, leave_seconds=leave_seconds)) as responses:
             async for response in responses:
                 yield response.event
 
@@ -148,12 +149,11 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         if outcome is None:
             raise NoResultError("the job makes no picture" if record.state.ended else "the job has not ended yet")
         check_range("offset", request.offset, 0, outcome.size_bytes)
-        image = await self._jobs.result(record)
-        step = self._settings.result_chunk_bytes
-        for offset in range(request.offset, len(image), step) or [request.offset]:
-            response = pb.GetResultResponse(offset=offset, data=image[offset : offset + step])
-            if offset == request.offset:
-                response.result.CopyFrom(to_result(outcome, outcome.size_bytes, outcome.sha256))
+        await self._jobs.check_result(outcome)
+        responses = result_responses(
+            outcome, self._jobs.read_result, offset=request.offset, chunk_bytes=self._settings.result_chunk_bytes
+        )
+        async for response in responses:
             yield response
 
     async def Segment(  # noqa: N802 - the API's name
@@ -311,7 +311,9 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         )
 
     async def _job(self, job_id: str, context: grpc.aio.ServicerContext[Any, Any]) -> Job | JobRecord:
-        return await self._jobs.get(job_id, caller_of(context).owner)
+        job = await self._jobs.get(job_id, caller_of(context).owner)
+        add_log_fields(_record(job).names)
+        return job
 
     async def _events(
         self,
@@ -319,24 +321,31 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
         *,
         after: int = 0,
-        cancel: bool = False,
+        leave_seconds: float | None = None,
     ) -> AsyncGenerator[pb.WatchJobResponse, None]:
         """The messages of a job's events; see `JobManager.events`."""
+        add_log_fields(_record(job).names)
         last = after
         async with (
             asyncio.timeout(context.time_remaining()),
             aclosing(
-                self._jobs.events(job, after=after, heartbeat=self._settings.heartbeat_seconds, cancel=cancel)
+                self._jobs.events(
+                    job, after=after, heartbeat=self._settings.heartbeat_seconds, leave_seconds=leave_seconds
+                )
             ) as events,
         ):
             async for numbered in events:
                 if numbered is None:
                     yield self._responses.heartbeat(last, time.time())
                     continue
-                for response in self._responses.messages(numbered):
-                    if response.event.sequence > last:  # of a result's chunks, the reader may have some
-                        last = response.event.sequence
+                if isinstance(numbered.event, StoredResultEvent):
+                    picture = result_messages(numbered, numbered.event, self._jobs.read_result, after=last)
+                    async for response in picture:
                         yield response
+                elif numbered.sequence > last:
+                    for response in self._responses.messages(numbered):
+                        yield response
+                last = max(last, numbered.last)
 
     async def _check(self, check: Callable[[Tools], Checked]) -> Checked:
         """Runs a check aside; it stops when the call ends, by cancel or deadline, and when the server drains."""
@@ -353,10 +362,11 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
 
     async def _final_event(self, job: Job, context: grpc.aio.ServicerContext[Any, Any]) -> FinalEvent:
         """What the job ends with; the job ends with the call, however that ends."""
+        add_log_fields(job.names)
         final: FinalEvent | None = None
         async with (
             asyncio.timeout(context.time_remaining()),
-            aclosing(self._jobs.events(job, heartbeat=self._settings.heartbeat_seconds, cancel=True)) as events,
+            aclosing(self._jobs.events(job, heartbeat=self._settings.heartbeat_seconds, leave_seconds=0)) as events,
         ):
             async for numbered in events:
                 if numbered is not None and isinstance(numbered.event, FinalEvent):
@@ -370,7 +380,7 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
         """Answers from what the workers reported at their start."""
         del request, context
         response = pb.GetServerInfoResponse(
-            versions=self._versions,
+            versions=versions(),
             default_encoder=self._settings.encoder,
             encoders=self._settings.encoders,
             queued_jobs=self._jobs.queued,
@@ -378,14 +388,17 @@ class StyleTransferServicer(pb_grpc.StyleTransferServiceServicer):
             queue_capacity=self._settings.queue_capacity,
             max_pixels=self._settings.max_pixels,
             max_message_bytes=self._settings.max_message_bytes,
+            max_upload_bytes=self._settings.max_upload_bytes,
             methods=METHODS,
         )
+        response.uptime.FromTimedelta(timedelta(seconds=time.monotonic() - self._began))
         info = self._executor.info()
         if info is not None:
             response.ready = True
             response.ops = info.ops
             response.default_precision = PRECISIONS[info.default_precision]
-            response.devices.extend(map(to_device, info.devices))
+            workers = self._executor.workers()
+            response.devices.extend(to_device(device, workers) for device in info.devices)
         return response
 
 

@@ -1,4 +1,4 @@
-"""Certificates, made anew for each test run."""
+"""Certificates, made anew for each run."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ class Identity:
 
     @property
     def pem(self) -> bytes:
+        """The certificate."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     def key_pem(self, password: bytes | None = None) -> bytes:
+        """The key, encrypted if there is a password."""
         encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
         return self.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
@@ -39,6 +41,7 @@ class Identity:
 
 
 def authority(name: str = "authority") -> Identity:
+    """One that signs others, by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     constraints = x509.BasicConstraints(ca=True, path_length=None)
     return Identity(_signed(_subject(name), key, _subject(name), key, constraints, (), days=10), key)
