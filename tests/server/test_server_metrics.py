@@ -65,6 +65,7 @@ def test_one_job_moves_what_it_should(measured: ServerProcess) -> None:
 def test_queue_refusals_and_calls(measured: ServerProcess) -> None:
     before = scrape(measured)
     assert (before["intarsia_queued_jobs",], before["intarsia_running_jobs",]) == (0, 0)
+    assert before["intarsia_queued_memory_bytes",] == 0
     assert before["intarsia_queue_capacity",] == 1
     with measured.stub() as stub:
         running = stub.Stylize(long_request(), timeout=LONG)
@@ -73,6 +74,7 @@ def test_queue_refusals_and_calls(measured: ServerProcess) -> None:
         read_until(waiting, "accepted")
         during = scrape(measured)
         assert (during["intarsia_queued_jobs",], during["intarsia_running_jobs",]) == (1, 1)
+        assert during["intarsia_queued_memory_bytes",] > 2**20
         eventually(lambda: scrape(measured)["intarsia_steps_per_second",] > 0, "steps to be seen")
         assert refusal(stub, tiny_request()).code is grpc.StatusCode.RESOURCE_EXHAUSTED
         waiting.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -45,11 +45,13 @@ class Present(Collector):
         yield from self._processes()
         yield from self._folder(jobs)
 
-    def _queue(self, jobs: Iterable[Job]) -> Iterator[Metric]:
+    def _queue(self, jobs: Sequence[Job]) -> Iterator[Metric]:
         states = [job.state for job in jobs]
+        memory = sum(job.memory for job in jobs if job.state is JobState.QUEUED)
         yield GaugeMetricFamily("intarsia_queued_jobs", "Jobs that wait.", states.count(JobState.QUEUED))
         yield GaugeMetricFamily("intarsia_running_jobs", "Jobs being worked on.", states.count(JobState.RUNNING))
         yield GaugeMetricFamily("intarsia_queue_capacity", "Jobs that may wait.", self._capacity)
+        yield GaugeMetricFamily("intarsia_queued_memory_bytes", "That waiting jobs are estimated to take.", memory)
 
     def _processes(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("intarsia_worker_up", "Whether the worker has a process.", labels=WORKER)
