@@ -128,9 +128,11 @@ def _watched(client: Client, request: pb.StylizeRequest, _: random.Random) -> by
 
 def _left(client: Client, request: pb.StylizeRequest, chance: random.Random) -> bytes:
     """Sent, left alone, and asked for later."""
-    job_id = client.start(request, wait_when_busy=PATIENCE).job_id
+    job = client.start(request, wait_when_busy=PATIENCE)
+    next(job)
+    job.close()
     time.sleep(chance.uniform(0, 2))
-    return client.watch(job_id).result().image
+    return client.watch(job.job_id).result().image
 
 
 def _uploaded(client: Client, request: pb.StylizeRequest, chance: random.Random) -> bytes:

@@ -21,7 +21,7 @@ from intarsia.embedded import EmbeddedServer
 from intarsia.errors import IntarsiaError, from_rpc_error
 from intarsia.evaluation import EvaluationOptions, build_evaluation
 from intarsia.images import ImageSource, to_image
-from intarsia.jobs import build_list_request
+from intarsia.jobs import build_list_request, named
 from intarsia.patience import REATTACH_SECONDS, Patience
 from intarsia.request import StylizeOptions, build_request, with_request_id
 from intarsia.result import Result, ResultAssembler
@@ -153,8 +153,11 @@ class AsyncClient:
             job_id: The server's name for it.
             after_sequence: The number of the last event that is not wanted; 0: all that are kept.
             timeout: Seconds until it is given up; None: never.
+
+        Raises:
+            RequestError: The name is empty, as a job's is until its first event has arrived.
         """
-        attachment = Attachment(job_id, after_sequence, timeout=timeout, reattach_seconds=self._reattach_seconds)
+        attachment = Attachment(named(job_id), after_sequence, timeout=timeout, reattach_seconds=self._reattach_seconds)
         return self._opened(AsyncStylization(self._stub, attachment))
 
     async def result(self, job_id: str, timeout: float | None = None) -> Result:  # noqa: ASYNC109

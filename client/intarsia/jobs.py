@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import grpc
 
-from intarsia.errors import IntarsiaError
+from intarsia.errors import IntarsiaError, RequestError
 from intarsia.parameters import enum_names, unknown
 from intarsia.v1 import style_transfer_pb2 as pb
 
-__all__ = ["build_list_request", "job_error", "state_name", "state_names"]
+__all__ = ["build_list_request", "job_error", "named", "state_name", "state_names"]
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -46,3 +46,14 @@ def job_error(job: pb.Job) -> IntarsiaError | None:
         return None
     code = _CODES.get(job.error_code, grpc.StatusCode.UNKNOWN)
     return IntarsiaError(code, job.error_message or "no message")
+
+
+def named(job_id: str) -> str:
+    """Returns a job's name as it is.
+
+    Raises:
+        RequestError: It is empty: nobody's.
+    """
+    if not job_id:
+        raise RequestError("job_id is empty: a job has its name once its first event has arrived")
+    return job_id

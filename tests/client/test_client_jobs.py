@@ -115,7 +115,21 @@ def test_watch(lasting: LastingServer, after: int) -> None:
         watched = client.watch(job.job_id, after)
         assert [event.sequence for event in watched] == list(range(after + 1, EVENTS + 1))
         assert watched.result().image == picture()
-    assert not lasting.requests
+    assert not lasting.jobs
+
+
+def test_watch_without_a_name(lasting: LastingServer) -> None:
+    """Not a new job with nothing in it."""
+    with Client(lasting.address) as client, pytest.raises(RequestError, match="job_id is empty"):
+        client.watch("")
+
+    async def watch() -> None:
+        async with AsyncClient(lasting.address) as client:
+            client.watch("")
+
+    with pytest.raises(RequestError, match="job_id is empty"):
+        asyncio.run(watch())
+    assert not lasting.jobs
 
 
 def test_watch_nobody(lasting: LastingServer) -> None:
