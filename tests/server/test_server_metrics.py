@@ -79,11 +79,13 @@ def test_queue_refusals_and_calls(measured: ServerProcess) -> None:
         assert refusal(stub, tiny_request()).code is grpc.StatusCode.RESOURCE_EXHAUSTED
         waiting.cancel()
         running.cancel()
-        assert refusal(stub, pb.StylizeRequest()).code is grpc.StatusCode.INVALID_ARGUMENT
-        stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=LONG)
         cancelled = ("intarsia_rpcs_total", "CANCELLED", "Stylize")
         eventually(lambda: moved(before, scrape(measured)).get(cancelled) == 2, "both calls to end")
         eventually(lambda: scrape(measured)["intarsia_running_jobs",] == 0, "the worker to be free")
+        assert refusal(stub, pb.StylizeRequest()).code is grpc.StatusCode.INVALID_ARGUMENT
+        stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=LONG)
+        asked = ("intarsia_rpcs_total", "OK", "GetServerInfo")
+        eventually(lambda: moved(before, scrape(measured)).get(asked) == 1, "the last call to end")
     grown = moved(before, scrape(measured))
     assert grown["intarsia_refusals_total", "RESOURCE_EXHAUSTED", "queue_full"] == 1
     assert grown["intarsia_rpcs_total", "RESOURCE_EXHAUSTED", "Stylize"] == 1
