@@ -428,7 +428,7 @@ def test_job_of_before_waits_until_it_can_be_stored(tmp_path: Path, monkeypatch:
                 await second.events_of(found)
             await asyncio.sleep(0.05)
             assert second.executor.begun == []
-        await until(lambda: second.executor.begun == [1])
+        await until(lambda: second.executor.begun == [1] and len(second.manager.jobs) == 2)
         assert [job.epoch for job in second.manager.jobs] == [1, 1]
         await second.stop()
 

@@ -320,7 +320,8 @@ def test_reader_that_is_back_in_time_keeps_the_job_and_takes_over(monkeypatch: p
 def test_job_that_was_left_and_ends_otherwise(end: str) -> None:
     async def scenario(bench: Bench) -> None:
         job = await bench.submit(1)
-        await _left(bench, job, 0.05)
+        await _left(bench, job, 60)
+        assert bench.manager._left
         match end:
             case "it is detached":
                 await _left(bench, job, math.inf)
@@ -330,7 +331,7 @@ def test_job_that_was_left_and_ends_otherwise(end: str) -> None:
             case "it succeeds":
                 bench.executor.let_go(1)
                 await bench.ended(job)
-        await asyncio.sleep(0.2)
+        await until(lambda: not bench.manager._left)
         assert job.cancel.is_set() is (end == "it is cancelled")
 
     on_bench(scenario)
