@@ -115,7 +115,7 @@ def test_watch(lasting: LastingServer, after: int) -> None:
         watched = client.watch(job.job_id, after)
         assert [event.sequence for event in watched] == list(range(after + 1, EVENTS + 1))
         assert watched.result().image == picture()
-    assert not lasting.jobs
+    assert not lasting.requests
 
 
 def test_watch_without_a_name(lasting: LastingServer) -> None:
@@ -129,7 +129,7 @@ def test_watch_without_a_name(lasting: LastingServer) -> None:
 
     with pytest.raises(RequestError, match="job_id is empty"):
         asyncio.run(watch())
-    assert not lasting.jobs
+    assert not lasting.requests
 
 
 def test_watch_nobody(lasting: LastingServer) -> None:
