@@ -20,7 +20,9 @@ from bench.trust.options import Options
 from bench.trust.samples import stylize_request
 from bench.trust.server import Server, running_server
 
-STEPS = 400
+STEPS = {300: 60, 64: 400}
+"""Of a job of that side in pixels: of the paper's size, and one whose steps are as short as can be."""
+
 PREVIEW_INTERVAL = 20
 
 MOST_SLOWDOWN = 0.02
@@ -47,34 +49,40 @@ class Run:
 
 def run(options: Options) -> Iterator[Report]:
     """The same job in alternate order with and without a crowd."""
-    slow = options.watchers // 10
     with running_server(threads=1) as server, grpc.insecure_channel(server.address) as channel:
         server.wait_until_ready()
         stub = StyleTransferServiceStub(channel)
-        _run(server, stub, options.watchers, slow)  # warms up
-        alone, watched = [], []
-        for _ in range(options.rounds):
-            alone.append(_run(server, stub, 0, 0))
-            watched.append(_run(server, stub, options.watchers, slow))
+        for side in STEPS:
+            yield _report(server, stub, side, options)
+
+
+def _report(server: Server, stub: StyleTransferServiceStub, side: int, options: Options) -> Report:
+    slow = options.watchers // 10
+    _run(server, stub, side, options.watchers, slow)  # warms up
+    alone, watched = [], []
+    for _ in range(options.rounds):
+        alone.append(_run(server, stub, side, 0, 0))
+        watched.append(_run(server, stub, side, options.watchers, slow))
     seconds = {name: [each.seconds for each in runs] for name, runs in (("alone", alone), ("watched", watched))}
     slowdown = statistics.median(seconds["watched"]) / statistics.median(seconds["alone"]) - 1
     growth = max(each.growth for each in watched) / 1e6
     missed = sum(options.watchers - slow - each.seen for each in watched)
-    about = f"{options.watchers} watchers, {slow} of them slow"
+    rate = STEPS[side] / statistics.median(seconds["alone"])
+    about = f"{options.watchers} watchers, {slow} of them slow, {side} px, {rate:.0f} steps a second"
     figures = [
         Figure(name=f"{about}: share by which the job slows", goal=MOST_SLOWDOWN, measured=slowdown),
         Figure(name=f"{about}: memory growth (MB)", goal=MOST_GROWTH, measured=growth),
         Figure(name=f"{about}: others that did not see the job's end", goal=0, measured=missed),
     ]
     facts = {"seconds": seconds, "growth_bytes": [each.growth for each in watched]}
-    yield Report(name="watchers", figures=figures, facts=facts)
+    return Report(name=f"watchers-{side}", figures=figures, facts=facts)
 
 
-def _run(server: Server, stub: StyleTransferServiceStub, watchers: int, slow: int) -> Run:
+def _run(server: Server, stub: StyleTransferServiceStub, side: int, watchers: int, slow: int) -> Run:
     """One job; it waits until all watchers are there."""
-    before = stub.Stylize(_job(10_000))
+    before = stub.Stylize(_job(64, 10_000))
     next(before)
-    job_id = next(stub.Stylize(_job(STEPS, pb.ON_DISCONNECT_DETACH))).accepted.job_id
+    job_id = next(stub.Stylize(_job(side, STEPS[side], pb.ON_DISCONNECT_DETACH))).accepted.job_id
     held = server.memory
     with ExitStack() as stack:
         there = stack.enter_context(crowd(server.address, job_id, watchers - slow, slow)) if watchers else None
@@ -105,10 +113,13 @@ def _peak(server: Server) -> Iterator[list[int]]:
         thread.join()
 
 
-def _job(steps: int, on_disconnect: pb.OnDisconnect.ValueType = pb.ON_DISCONNECT_CANCEL) -> pb.StylizeRequest:
+def _job(
+    side: int, steps: int, on_disconnect: pb.OnDisconnect.ValueType = pb.ON_DISCONNECT_CANCEL
+) -> pb.StylizeRequest:
     request = stylize_request()
     request.request_id = str(uuid.uuid4())
     request.on_disconnect = on_disconnect
+    request.output.size = side
     request.masked_gram.steps = steps
     request.preview_interval = PREVIEW_INTERVAL
     return request
