@@ -114,7 +114,7 @@ class FaultProxy:
         down = asyncio.create_task(self._pass_on(from_server, writer, link, limited=True))
         try:
             await asyncio.gather(up, down)
-        except OSError:
+        except (OSError, asyncio.CancelledError):  # cancelled by `_finish`, which waits for this task's end
             link.reset()
         finally:
             self._links.discard(link)
