@@ -9,9 +9,9 @@ import example_scene
 import numpy as np
 import pytest
 from intarsia_server.engine.encoder import Encoder
-from intarsia_server.engine.events import StageStarted
 from intarsia_server.engine.inputs import Checked, check_inputs
 from intarsia_server.engine.request import Box, Boxes, Scribbles, TransferRequest
+from intarsia_server.engine.stages import StageStarted
 from intarsia_server.engine.transfer import transfer
 
 SIZE = WIDTH, HEIGHT = 224, 160

@@ -14,9 +14,10 @@ import torch
 from intarsia_server.engine import transfer as transfer_module
 from intarsia_server.engine.checkpoint import Checkpoint
 from intarsia_server.engine.encoder import Encoder
-from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferWarning
+from intarsia_server.engine.events import StepDone, TransferWarning
 from intarsia_server.engine.optimizers import LBFGS, Adam, Evaluate, Evaluation, Losses, StepOptimizer
 from intarsia_server.engine.request import Optimizer, Start, TransferRequest, Until
+from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.engine.stepping import Taken
 from intarsia_server.engine.transfer import transfer
 from intarsia_server.engine.weights import load_weights

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from intarsia_server.engine.encoder import Encoder
-from intarsia_server.engine.events import StageStarted, StepDone, TransferWarning
+from intarsia_server.engine.events import StepDone, TransferWarning
 from intarsia_server.engine.half_size import at_half_size
 from intarsia_server.engine.methods import Style, TotalVariation, stages
 from intarsia_server.engine.request import Start, TransferRequest
+from intarsia_server.engine.stages import StageStarted
 from intarsia_server.engine.transfer import transfer
 from torch import Tensor
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from intarsia_server.engine.convergence import MIN_WINDOW, Convergence
 from intarsia_server.engine.encoder import Encoder
-from intarsia_server.engine.events import StageDone, StageStarted, StepDone
+from intarsia_server.engine.events import StepDone
 from intarsia_server.engine.parameters import CONVERGED_STEPS, METHODS, resolve
 from intarsia_server.engine.request import Optimizer, Start, TransferRequest, Until
+from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.engine.transfer import describe, transfer
 
 LONG = 2000

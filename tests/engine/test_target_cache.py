@@ -12,10 +12,11 @@ import pytest
 import torch
 from intarsia_server.engine import style_images
 from intarsia_server.engine.encoder import Encoder
-from intarsia_server.engine.events import StageDone, StepDone
+from intarsia_server.engine.events import StepDone
 from intarsia_server.engine.images import DecodedImage
 from intarsia_server.engine.palette import Palette
 from intarsia_server.engine.request import Start, TransferRequest
+from intarsia_server.engine.stages import StageDone
 from intarsia_server.engine.target_cache import ENTRY_BYTES, Counts, JobTargets, TargetCache
 from intarsia_server.engine.transfer import transfer
 from intarsia_server.engine.weights import load_weights

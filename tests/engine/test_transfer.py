@@ -11,9 +11,10 @@ import pytest
 import torch
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import CancelledError, InvalidInputError
-from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferEvent, TransferWarning
+from intarsia_server.engine.events import StepDone, TransferEvent, TransferWarning
 from intarsia_server.engine.parameters import METHODS
 from intarsia_server.engine.request import Optimizer, Start, TransferRequest
+from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.engine.transfer import transfer
 from intarsia_server.engine.weights import load_weights
 

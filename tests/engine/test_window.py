@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from intarsia_server.engine.encoder import Encoder
-from intarsia_server.engine.events import StageStarted, StepDone
+from intarsia_server.engine.events import StepDone
 from intarsia_server.engine.inputs import MIN_SIDE
 from intarsia_server.engine.methods import Content, Stage, Style, TotalVariation, stages
 from intarsia_server.engine.objective import ObjectiveBuilder
 from intarsia_server.engine.request import SoftMask, SoftMasks, Start, TransferRequest
+from intarsia_server.engine.stages import StageStarted
 from intarsia_server.engine.transfer import transfer
 from intarsia_server.engine.window import GRID, MARGIN, WHOLE, Window, window_around
 from PIL import Image, ImageFilter

@@ -12,8 +12,8 @@ from intarsia_server.jobs.admission import Limits
 from intarsia_server.jobs.archive import Archive
 from intarsia_server.jobs.events import JobEvent
 from intarsia_server.jobs.folder import DataFolder
-from intarsia_server.jobs.manager import JobManager, Payload
-from intarsia_server.jobs.model import Job
+from intarsia_server.jobs.manager import JobManager
+from intarsia_server.jobs.model import Job, Payload
 from intarsia_server.jobs.observer import JobObserver
 from intarsia_server.jobs.record import JobRecord, JobState
 from scripted_executor import ScriptedExecutor, transfer_request

@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-from intarsia_server.engine.events import StageStarted
 from intarsia_server.engine.parameters import MaskedGramParameters
 from intarsia_server.engine.request import (
     ImageFormat,
@@ -20,6 +19,7 @@ from intarsia_server.engine.request import (
     TransferRequest,
     Work,
 )
+from intarsia_server.engine.stages import StageStarted
 from intarsia_server.executors.base import (
     ExecutionCancelledError,
     Executor,

@@ -21,7 +21,7 @@ import torch
 from intarsia_server.engine.cancel import never
 from intarsia_server.engine.checkpoint import Checkpoint
 from intarsia_server.engine.errors import CancelledError
-from intarsia_server.engine.events import StageDone, StageStarted, TransferWarning
+from intarsia_server.engine.events import TransferWarning
 from intarsia_server.engine.parameters import SequentialParameters
 from intarsia_server.engine.request import (
     LabelMapSource,
@@ -33,6 +33,7 @@ from intarsia_server.engine.request import (
     Start,
     TransferRequest,
 )
+from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.executors import checkpoint_format, checkpoints
 from intarsia_server.executors.base import (
     ExecutionCancelledError,

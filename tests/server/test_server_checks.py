@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from intarsia_server.engine.cancel import poll
 from intarsia_server.engine.label_finder import Tools
+from intarsia_server.jobs.errors import DrainingError
 from intarsia_server.jobs.files import FileStore
-from intarsia_server.jobs.manager import DrainingError
 from intarsia_server.jobs.uploads import UploadLimits, UploadStore
 from intarsia_server.rpc.servicer import StyleTransferServicer
 from intarsia_server.settings import Settings

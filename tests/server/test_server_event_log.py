@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from intarsia_server.engine.events import StageStarted, TransferWarning
+from intarsia_server.engine.events import TransferWarning
 from intarsia_server.engine.request import ImageFormat
+from intarsia_server.engine.stages import StageStarted
 from intarsia_server.executors.base import PreviewEvent, ProgressEvent
 from intarsia_server.jobs.events import (
     LIMITS,

@@ -8,16 +8,12 @@ import math
 from dataclasses import replace
 
 import pytest
-from intarsia_server.engine.events import StageStarted
+from intarsia_server.engine.stages import StageStarted
 from intarsia_server.executors.base import ResumedEvent, WorkerDiedError
 from intarsia_server.jobs.admission import QueueFullError
+from intarsia_server.jobs.errors import DrainingError, DuplicateRequestError, JobCancelledError
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, QueuedEvent, StoredResultEvent
-from intarsia_server.jobs.manager import (
-    MAX_DEATHS,
-    DrainingError,
-    DuplicateRequestError,
-    JobCancelledError,
-)
+from intarsia_server.jobs.manager import MAX_DEATHS
 from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.record import JobRecord, JobState
 from job_bench import SIZE, Bench, on_bench, payload_of, settle, until

@@ -16,8 +16,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from intarsia_server.engine.request import TransferRequest
 from intarsia_server.executors.base import WorkerDiedError
 from intarsia_server.jobs.admission import QueueFullError
+from intarsia_server.jobs.errors import DuplicateRequestError
 from intarsia_server.jobs.events import AcceptedEvent, CompletedEvent, Numbered, SnapshotEvent, StoredResultEvent
-from intarsia_server.jobs.manager import DuplicateRequestError
 from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.record import JobRecord, JobState
 from job_bench import Bench, payload_of, settle, until

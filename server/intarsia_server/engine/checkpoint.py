@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from intarsia_server.engine.events import StageDone
+from intarsia_server.engine.stages import StageDone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from intarsia_server.engine.checkpoint import Checkpoint
 from intarsia_server.engine.convergence import Convergence
 from intarsia_server.engine.encoder import Encoder, denormalise
 from intarsia_server.engine.errors import InvalidInputError
-from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferEvent, TransferWarning
+from intarsia_server.engine.events import StepDone, TransferEvent, TransferWarning
 from intarsia_server.engine.half_size import at_half_size
 from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import Inputs
@@ -37,6 +37,7 @@ from intarsia_server.engine.request import (
     TransferRequest,
     Until,
 )
+from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.engine.stepping import run_steps
 from intarsia_server.engine.target_cache import Counts, JobTargets, TargetCache
 from intarsia_server.engine.weights import EMBEDDED

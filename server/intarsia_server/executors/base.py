@@ -10,10 +10,11 @@ from pathlib import Path
 
 from intarsia_server.engine.cost.speed import Speed
 from intarsia_server.engine.device_info import DeviceInfo, resident_memory
-from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning
+from intarsia_server.engine.events import TransferWarning
 from intarsia_server.engine.figures import Evaluation
 from intarsia_server.engine.label_answer import FoundLabels
 from intarsia_server.engine.request import ImageFormat, Precision, Work
+from intarsia_server.engine.stages import LossValue, StageDone, StageStarted
 
 
 @dataclass(frozen=True)

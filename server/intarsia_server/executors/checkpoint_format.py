@@ -22,7 +22,7 @@ from torch import Tensor
 
 from intarsia_server.engine.cancel import Cancelled, poll
 from intarsia_server.engine.checkpoint import Checkpoint
-from intarsia_server.engine.events import StageDone
+from intarsia_server.engine.stages import StageDone
 
 _NAME = b"intarsia checkpoint "
 _FORMAT = _NAME + b"1\n"

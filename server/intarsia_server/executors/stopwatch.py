@@ -8,8 +8,9 @@ from collections.abc import Generator
 
 from intarsia_server.engine.cost.speed import Point, Speedometer
 from intarsia_server.engine.cost.work import JobWork, layers_of
-from intarsia_server.engine.events import StageStarted, StepDone, TransferEvent
+from intarsia_server.engine.events import StepDone, TransferEvent
 from intarsia_server.engine.images import Pixels
+from intarsia_server.engine.stages import StageStarted
 
 
 class Stopwatch:

@@ -27,7 +27,7 @@ from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import CancelledError, InvalidInputError, WeightsUnavailableError
 from intarsia_server.engine.evaluation.evaluate import evaluate
 from intarsia_server.engine.evaluation.inputs import decode_evaluation_inputs
-from intarsia_server.engine.events import StageDone, StageStarted, StepDone, TransferEvent, TransferWarning
+from intarsia_server.engine.events import StepDone, TransferEvent, TransferWarning
 from intarsia_server.engine.images import Pixels, encode, fit_longer_side, resize
 from intarsia_server.engine.inputs import decode_inputs
 from intarsia_server.engine.known_pictures import KnownPictures
@@ -40,6 +40,7 @@ from intarsia_server.engine.request import (
     SegmentationRequest,
     TransferRequest,
 )
+from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.engine.target_cache import TargetCache
 from intarsia_server.engine.transfer import describe, transfer
 from intarsia_server.engine.weights import load_weights

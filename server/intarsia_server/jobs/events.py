@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 
-from intarsia_server.engine.events import StageDone, StageStarted
+from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.executors.base import ExecutorEvent, PreviewEvent, ProgressEvent
 from intarsia_server.jobs.record import JobRecord, Outcome
 

@@ -11,7 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from intarsia_server.executors.base import (
 from intarsia_server.executors.checkpoint_files import remove_checkpoint
 from intarsia_server.jobs.admission import Admission, Limits, Place
 from intarsia_server.jobs.archive import Archive
+from intarsia_server.jobs.errors import DrainingError, DuplicateRequestError, JobCancelledError, UnknownJobError
 from intarsia_server.jobs.events import (
     AcceptedEvent,
     CompletedEvent,
@@ -37,10 +38,11 @@ from intarsia_server.jobs.events import (
     QueuedEvent,
     StoredResultEvent,
 )
-from intarsia_server.jobs.model import Job
+from intarsia_server.jobs.model import Job, Payload
 from intarsia_server.jobs.observer import JobObserver
 from intarsia_server.jobs.queue import FairQueue
 from intarsia_server.jobs.record import JobRecord, JobState, Outcome
+from intarsia_server.jobs.recovery import EPOCH, revived
 from intarsia_server.jobs.storage import StorageError
 from intarsia_server.logs import log_fields
 
@@ -58,42 +60,6 @@ to end says so (`cancel`), and does not have to wait."""
 
 TAKE_UP_SECONDS = 2.0
 """Between two tries to take up the jobs of an earlier server, while the disk is full."""
-
-EPOCH = 10**9
-"""Events of a job that goes on after a server's start are numbered from the next multiple of this: how many had been
-sent before is not known then, and a number must never be used twice."""
-
-
-class DrainingError(RuntimeError):
-    """The server is on its way down and takes no new job, or cannot finish this one."""
-
-
-class ServerDiedError(RuntimeError):
-    """The server ended while it had a job that does not outlive it."""
-
-
-class DuplicateRequestError(RuntimeError):
-    """There is a job with this request id, and it is another one."""
-
-
-class UnknownJobError(LookupError):
-    """There is no such job, or it is somebody else's."""
-
-
-class InputLostError(RuntimeError):
-    """What a job was to work on has been damaged on the server's disk."""
-
-
-class JobCancelledError(RuntimeError):
-    """The job was cancelled."""
-
-
-@dataclass(frozen=True)
-class Payload:
-    """A request in a form that another server can take it up from, and its SHA-256 in hexadecimal."""
-
-    data: bytes
-    sha256: str
 
 
 class JobManager:
@@ -391,43 +357,19 @@ class JobManager:
                 await self._take_up_found()
 
     async def _recover(self, record: JobRecord) -> None:
-        request: Work | Exception = ServerDiedError("the server ended before the job was done")
         try:
-            if record.payload:
-                request = await asyncio.to_thread(self._revive, await self._archive.input(record))
-        except KeyError:
-            request = InputLostError("the job's input has been damaged on the server")
+            job = await revived(record, self._archive, self._revive)
         except Exception as error:  # whatever the job would fail with; it must not keep the server from starting
-            request = error
-        if isinstance(request, Exception):
-            log.warning("job %s cannot go on: %s", record.job_id, request)
-            ended = replace(record, state=JobState.FAILED, ended_at=time.time(), status=self._describe(request))
+            log.warning("job %s cannot go on: %s", record.job_id, error)
+            ended = replace(record, state=JobState.FAILED, ended_at=time.time(), status=self._describe(error))
             await self._archive.save(replace(ended, sequence=record.epoch * EPOCH))
             for observer in self._observers:
-                observer.lost(ended, request)
+                observer.lost(ended, error)
             return
-        job = Job(
-            record.job_id,
-            record.request_id,
-            request,
-            record.size,
-            record.areas,
-            record.client,
-            record.owner,
-            record.memory,
-            record.seconds,
-            record.payload,
-            created_at=record.created_at,
-            began_at=record.began_at,
-            attempts=record.attempts,
-            epoch=record.epoch,
-        )
-        job.log.publish(AcceptedEvent(job.job_id, job.request_id, 0, *job.size), at=job.created_at)
-        job.log.skip_to(job.epoch * EPOCH)
         self._active[job.job_id] = job
         self._idle.clear()
         self._accepted(job)
-        log.info("job %s queued again: %s, %dx%d", job.job_id, request.kind, *job.size)
+        log.info("job %s queued again: %s, %dx%d", job.job_id, job.request.kind, *job.size)
 
     def _accepted(self, job: Job) -> None:
         for observer in self._observers:

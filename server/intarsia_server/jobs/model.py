@@ -17,6 +17,14 @@ _NEXT = {
 }
 
 
+@dataclass(frozen=True)
+class Payload:
+    """A request in a form that another server can take it up from, and its SHA-256 in hexadecimal."""
+
+    data: bytes
+    sha256: str
+
+
 @dataclass(eq=False)
 class Job:
     """One request being worked on.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from intarsia_server.engine.events import StageDone
 from intarsia_server.engine.request import ImageFormat
+from intarsia_server.engine.stages import StageDone
 
 
 class JobState(StrEnum):

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from intarsia_server.engine.events import StageDone
 from intarsia_server.engine.request import ImageFormat
+from intarsia_server.engine.stages import StageDone
 from intarsia_server.jobs.record import ACTIVE, JobRecord, JobState, Outcome
 from intarsia_server.jobs.storage import storage_errors
 

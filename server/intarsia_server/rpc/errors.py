@@ -15,7 +15,7 @@ from intarsia_server.engine.errors import InvalidInputError, WeightsUnavailableE
 from intarsia_server.executors.base import OutOfMemoryError, WorkerDiedError
 from intarsia_server.jobs.admission import DeadlineError, QueueFullError
 from intarsia_server.jobs.archive import EndedJobError, ResultGoneError
-from intarsia_server.jobs.manager import (
+from intarsia_server.jobs.errors import (
     DrainingError,
     DuplicateRequestError,
     InputLostError,

@@ -39,7 +39,7 @@ from intarsia_server.engine.request import (
     Until,
 )
 from intarsia_server.engine.segmentation import MAX_SEGMENTS
-from intarsia_server.jobs.manager import Payload
+from intarsia_server.jobs.model import Payload
 
 SIZE_RANGE = (32, 16384)
 FACTOR_RANGE = (0.0, 1e6)

@@ -11,8 +11,9 @@ from google.rpc import status_pb2
 from intarsia.v1 import style_transfer_pb2 as pb
 
 from intarsia_server.engine.device_info import DeviceInfo
-from intarsia_server.engine.events import LossValue, StageDone, StageStarted, TransferWarning, Warnings
+from intarsia_server.engine.events import TransferWarning, Warnings
 from intarsia_server.engine.request import ImageFormat, Precision
+from intarsia_server.engine.stages import LossValue, StageDone, StageStarted
 from intarsia_server.executors.base import (
     PreviewEvent,
     ProgressEvent,

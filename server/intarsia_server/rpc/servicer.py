@@ -30,9 +30,10 @@ from intarsia_server.engine.request import Work
 from intarsia_server.executors.base import EvaluatedEvent, Executor, FinalEvent, SegmentedEvent
 from intarsia_server.jobs.admission import Place, QueueFullError
 from intarsia_server.jobs.archive import EndedJobError
+from intarsia_server.jobs.errors import DrainingError
 from intarsia_server.jobs.events import StoredResultEvent
 from intarsia_server.jobs.forecast import Forecaster
-from intarsia_server.jobs.manager import LEAVE_SECONDS, DrainingError, JobManager
+from intarsia_server.jobs.manager import LEAVE_SECONDS, JobManager
 from intarsia_server.jobs.model import Job
 from intarsia_server.jobs.record import JobRecord
 from intarsia_server.jobs.uploads import UploadStore

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from intarsia_server.engine.events import StageStarted
+from intarsia_server.engine.stages import StageStarted
 from intarsia_server.executors.base import ProgressEvent, ResumedEvent
 from intarsia_server.jobs.events import JobEvent
 from intarsia_server.jobs.model import Job
