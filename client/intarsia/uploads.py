@@ -28,6 +28,10 @@ _AROUND = 2**16
 _ATTEMPTS = 8
 """Failures in a row without a byte that arrived; with the waits between them, about 20 s."""
 
+_UNREAD = "Internal error from Core"
+"""What grpc.aio makes of a call that the server ended while it was written to, when it lost the server's status
+(grpc/grpc issue 36066)."""
+
 Request = TypeVar("Request", bound=Message)
 
 
@@ -110,7 +114,8 @@ class Sending:
         """
         behind = any(field == "offset" for field, _ in error.violations)
         lost = self.broken and error.code is grpc.StatusCode.NOT_FOUND
-        passing = error.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED}
+        unread = error.code is grpc.StatusCode.INTERNAL and error.message == _UNREAD
+        passing = error.code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED} or unread
         self._failures += 1
         wait: float = min(5.0, 0.1 * 2**self._failures)
         left = timer.left()

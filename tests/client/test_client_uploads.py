@@ -146,3 +146,11 @@ def test_enough_failures_are_enough() -> None:
         assert 0 < sending.wait_after(away, timer) <= 5
     with pytest.raises(IntarsiaError, match="away"):
         sending.wait_after(away, timer)
+
+
+def test_an_end_whose_status_was_lost_is_asked_about() -> None:
+    sending = Sending(CONTENT)
+    assert sending.wait_after(IntarsiaError(grpc.StatusCode.INTERNAL, "Internal error from Core"), Timer(None)) > 0
+    assert sending.broken
+    with pytest.raises(IntarsiaError, match="defect"):
+        sending.wait_after(IntarsiaError(grpc.StatusCode.INTERNAL, "a defect"), Timer(None))
