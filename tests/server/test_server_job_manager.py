@@ -163,6 +163,21 @@ def test_cancel_of_a_queued_job() -> None:
     on_bench(scenario)
 
 
+def test_cancelled_job_has_left_its_place() -> None:
+    async def scenario(bench: Bench) -> None:
+        _, waiting = [await bench.submit(seed) for seed in (1, 2)]
+        with pytest.raises(QueueFullError):
+            bench.manager.admit("")
+        bench.manager.cancel(waiting)
+        # No task may run in between: its end is not stored yet, and nobody who asks sees it in the queue any more.
+        assert waiting in bench.manager.jobs
+        assert bench.manager.queued == 0
+        with bench.manager.admit(""):
+            pass
+
+    on_bench(scenario, capacity=1)
+
+
 def test_cancel_of_a_running_job_frees_its_slot() -> None:
     async def scenario(bench: Bench) -> None:
         first, second = await bench.submit(1), await bench.submit(2)

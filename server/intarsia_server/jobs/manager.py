@@ -101,7 +101,7 @@ class JobManager:
         self._queue = FairQueue()
         self._active: dict[str, Job] = {}
         self.admission = Admission(
-            limits, slots=executor.slots, queue=self._queue, jobs=self._active.values, on_refused=self._refused
+            limits, slots=executor.slots, queue=self._queue, jobs=self._unended, on_refused=self._refused
         )
         self._found: deque[JobRecord] = deque()
         self._left: dict[Job, asyncio.TimerHandle] = {}
@@ -555,6 +555,10 @@ class JobManager:
             task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _unended(self) -> list[Job]:
+        """Those that take a place. One whose end is being stored does not: who has seen it end would be refused."""
+        return [job for job in self._active.values() if not job.state.ended]
 
     def _check_draining(self, client: str) -> None:
         if self._draining:
