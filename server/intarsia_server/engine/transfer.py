@@ -350,7 +350,7 @@ class _Rooms:
         if not stage.windowed:
             return None
         assert stage.scope is not None
-        return window_around(self.full.builder.masks[stage.scope])
+        return window_around(self.full.builder.mask(stage.scope))
 
     def _room(self, inputs: Inputs) -> _Room:
         request = self._request
