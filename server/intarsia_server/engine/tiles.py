@@ -5,13 +5,16 @@ No torch here: the front process counts with them too.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 
 from intarsia_server.engine.vgg import CONTENT_LAYER, CONVOLUTIONS, LAYERS, STYLE_LAYERS
 from intarsia_server.engine.window import GRID, Window
 
-REACH = sum(2 ** (block - 1) for block, _ in CONVOLUTIONS[: 1 + max(map(LAYERS.index, (*STYLE_LAYERS, CONTENT_LAYER)))])
+_DEEPEST = max(LAYERS.index(layer) for layer in (*STYLE_LAYERS, CONTENT_LAYER))
+
+REACH: int = sum(2 ** (block - 1) for block, _ in CONVOLUTIONS[: _DEEPEST + 1])
 """Pixels to each side of a cell of the deepest layer that show in it: one cell of its own layer per convolution."""
 
 OVERLAP = -(-REACH // GRID) * GRID
@@ -74,10 +77,10 @@ def seen_share(height: int, width: int, most_pixels: int | None) -> tuple[float,
     return seen / (height * width), len(_spans(height, rows)) * len(_spans(width, columns))
 
 
-def largest_tile(height: int, width: int, most_pixels: int | None) -> int:
-    """Pixels of the largest of a picture's tiles, with its overlap."""
+def largest_tile(height: int, width: int, most_pixels: int | None) -> tuple[int, int]:
+    """(height, width) of the largest of a picture's tiles, with its overlap."""
     rows, columns = _cut(height, width, most_pixels)
-    return _longest(height, rows) * _longest(width, columns)
+    return _longest(height, rows), _longest(width, columns)
 
 
 _Span = tuple[int, int]
@@ -102,6 +105,7 @@ def _seen(side: int, count: int) -> int:
     return sum(end - start for (start, end), _ in _spans(side, count))
 
 
+@functools.lru_cache
 def _cut(height: int, width: int, most_pixels: int | None) -> tuple[int, int]:
     """Numbers of rows and columns."""
     if most_pixels is None or height * width <= most_pixels:

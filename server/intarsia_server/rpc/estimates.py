@@ -44,6 +44,7 @@ def to_estimate_response(
             speeds=info.speeds,
             default_precision=info.default_precision,
             default_encoder=default_encoder,
+            memory_budget=info.memory_budget,
         )
 
     def seconds_of(job: Job) -> float | None:
@@ -65,6 +66,7 @@ def to_estimate_response(
         device=to_device(info.devices[0]),
         precision=PRECISIONS[resolved(request.precision, info.default_precision)],
         at_most=request.optimization.until is Until.CONVERGED,
+        tiles=found.tiles,
     )
     wait = expected_wait(jobs.jobs, slots, seconds_of, now=time.monotonic()) if jobs.next_position else 0.0
     if wait is not None:
