@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import example_scene
@@ -10,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 from intarsia_server.engine.cancel import never
+from intarsia_server.engine.checkpoint import Checkpoint
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import CancelledError
+from intarsia_server.engine.events import StepDone
 from intarsia_server.engine.methods import Content, Stage, Style, stages
 from intarsia_server.engine.objective import Objective, ObjectiveBuilder
 from intarsia_server.engine.optimizers import Evaluation
-from intarsia_server.engine.request import SoftMask, SoftMasks, TransferRequest
+from intarsia_server.engine.request import SoftMask, SoftMasks, Start, TransferRequest
 from intarsia_server.engine.tiled_objective import TiledObjective
 from intarsia_server.engine.tiles import tiles_of
-from intarsia_server.engine.transfer import encoder_for
+from intarsia_server.engine.transfer import encoder_for, transfer
 from intarsia_server.engine.window import window_around
 from PIL import Image, ImageFilter
 from torch import Tensor
@@ -161,3 +164,31 @@ def test_cancelled_between_tiles(encoder: Encoder) -> None:
     with pytest.raises(CancelledError):
         objective(builder.content)
     assert next(polls, None) is None
+
+
+def run(of: TransferRequest, encoder: Encoder, tile_pixels: int | None) -> list[StepDone]:
+    events = transfer(of, example_scene.inputs(of), encoder, cancelled=never, tile_pixels=tile_pixels)
+    return [event for event in events if isinstance(event, StepDone)]
+
+
+def test_a_transfer_is_the_same_but_for_rounding(encoder: Encoder) -> None:
+    of = example_scene.request("blended", {"steps": 4, "coarse_steps": 2}, size=SIZE, start=Start.PALETTE)
+    for found, expected in zip(run(of, encoder, TILE), run(of, encoder, None), strict=True):
+        assert found.total == pytest.approx(expected.total, rel=1e-3)
+
+
+def test_the_same_bits_from_a_checkpoint(encoder: Encoder) -> None:
+    of = example_scene.request("masked-gram", {"steps": 4, "coarse_steps": 0}, size=(257, 113))
+    events = transfer(of, example_scene.inputs(of), encoder, cancelled=never, tile_pixels=1)
+    told: list[Any] = []
+    middle: Checkpoint | None = None
+    for event in events:
+        if isinstance(event, StepDone):
+            told.append((event.losses, event.exact().numpy().tobytes()))
+            if event.step == 2:
+                found = event.checkpoint()
+                middle = replace(found, optimizer={name: tensor.clone() for name, tensor in found.optimizer.items()})
+    assert middle is not None
+    events = transfer(of, example_scene.inputs(of), encoder, cancelled=never, tile_pixels=1, resume=middle)
+    again = [(event.losses, event.exact().numpy().tobytes()) for event in events if isinstance(event, StepDone)]
+    assert again == told[2:]

@@ -101,7 +101,7 @@ class StyleTarget:
     """What the segments' Gram matrices are compared with at one layer.
 
     Attributes:
-        plan: where the segments lie at this layer, R of them; of a tile with the masses of the whole picture.
+        plan: where the segments lie at this layer, R of them; of a tile's core with the whole picture's masses.
         grams: target per segment [R, C, C].
         weights: factor per segment [R] on |G_r - A_r|_F^2, all normalisation in it; 0 drops a segment here.
     """

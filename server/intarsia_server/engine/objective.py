@@ -34,7 +34,13 @@ from intarsia_server.engine.request import Segment
 from intarsia_server.engine.segment_masks import SegmentMasks
 from intarsia_server.engine.style_images import StyleImages
 from intarsia_server.engine.target_cache import Grams, JobTargets
-from intarsia_server.engine.tiled_objective import TiledFeatureLoss, TiledLoss, TiledObjective, TiledStyleLoss
+from intarsia_server.engine.tiled_objective import (
+    TiledFeatureLoss,
+    TiledLoss,
+    TiledObjective,
+    TiledStyleLoss,
+    in_layer,
+)
 from intarsia_server.engine.tiles import Tile, tiles_of
 from intarsia_server.engine.vgg import CONTENT_LAYER, STYLE_LAYERS, SURROGATE_LAYER, pool_count
 from intarsia_server.engine.window import Window, whole_of
@@ -301,7 +307,7 @@ class ObjectiveBuilder:
         variance, count = (self._variance([kept]), kept.numel()) if window is None else self._content_statistics
 
         def target(tile: Tile) -> Tensor:
-            return _in_layer(tile.outer.moved(-part.top, -part.left), kept, CONTENT_LAYER)
+            return in_layer(tile.core.moved(-part.top, -part.left), kept, CONTENT_LAYER)
 
         return self._feature_loss("content", CONTENT_LAYER, target, (weight, variance, count), factors, tiles)
 
@@ -317,15 +323,12 @@ class ObjectiveBuilder:
         factors = [segment.style_weight for segment in self._segments]
 
         def target(tile: Tile) -> Tensor:
+            poll(self._cancelled)
             with torch.no_grad():
-                return self._encoder(tile.outer.crop(image), [SURROGATE_LAYER])[SURROGATE_LAYER]
+                features = self._encoder(tile.outer.crop(image), [SURROGATE_LAYER])[SURROGATE_LAYER]
+            return in_layer(tile.inner, features, SURROGATE_LAYER)
 
-        def cores() -> Iterator[Tensor]:
-            for tile in tiles:
-                poll(self._cancelled)
-                yield _in_layer(tile.inner, target(tile), SURROGATE_LAYER)
-
-        variance = self._variance(cores())
+        variance = self._variance(map(target, tiles))
         count = target(tiles[0]).shape[1] * image.shape[2] * image.shape[3]
         return self._feature_loss("surrogate", SURROGATE_LAYER, target, (weight, variance, count), factors, tiles)
 
@@ -384,16 +387,14 @@ class ObjectiveBuilder:
         weight, variance, count = scaling
         # A flat target (a plain grey picture) has no variance to measure against; the floor keeps the loss finite.
         scale = 1.0 if self._paper else max(variance, 1e-6)
-        alike = all(factor == 1 for factor in factors)
 
         def of(number: int) -> FeatureLoss:
             tile = tiles[number]
             wanted = target(tile)
             pixel_weight = None
-            if len(tiles) > 1 or not alike:
-                pooled = pool_masks(self._all(tile.core) if alike else self._masks(tile.core), layer)
-                weights = pooled[0] if alike else torch.einsum("rhw,r->hw", pooled, pooled.new_tensor(factors))
-                pixel_weight = _in_tile(weights, tile, layer)
+            if any(factor != 1 for factor in factors):
+                pooled = pool_masks(self._masks(tile.core), layer)
+                pixel_weight = torch.einsum("rhw,r->hw", pooled, pooled.new_tensor(factors))
             return FeatureLoss(
                 name=name,
                 layer=layer,
@@ -441,12 +442,12 @@ class ObjectiveBuilder:
         return TiledStyleLoss([StyleLoss(segments=segments, targets=part) for part in parts])
 
     def _plans(self, masks: MasksOf, tiles: Sequence[Tile]) -> list[dict[str, MaskPlan]]:
-        """Where masks lie in each tile, by layer: in its core alone, with the masses of all tiles together."""
+        """Where masks lie in each tile's core, by layer, with the masses of all tiles together."""
         plans: list[dict[str, MaskPlan]] = []
         for tile in tiles:
             poll(self._cancelled)
             own = masks(tile.core)
-            plans.append({layer: build_plan(_in_tile(pool_masks(own, layer), tile, layer)) for layer in STYLE_LAYERS})
+            plans.append({layer: build_plan(pool_masks(own, layer)) for layer in STYLE_LAYERS})
         for layer in STYLE_LAYERS:
             masses = torch.stack([plan[layer].mass for plan in plans]).double()
             mass = masses.sum(dim=0).to(self.content.dtype)
@@ -499,8 +500,7 @@ class ObjectiveBuilder:
                 if result is None:
                     size = _bounds(tiles).pooled(pool_count(layer)).size
                     result = found.new_empty(1, *size, found.shape[1]).permute(0, 3, 1, 2)
-                core = tile.core.pooled(pool_count(layer))
-                core.view(result).copy_(tile.inner.pooled(pool_count(layer)).view(found))
+                tile.core.pooled(pool_count(layer)).view(result).copy_(in_layer(tile.inner, found, layer))
         assert result is not None
         return result
 
@@ -513,7 +513,8 @@ class ObjectiveBuilder:
             with torch.no_grad():
                 features = self._encoder(tile.outer.crop(image), STYLE_LAYERS)
             for layer, feature in features.items():
-                sums[layer] = sums.get(layer, 0) + masked_gram(feature, plan[layer]).gram[0, 0].double()
+                core = in_layer(tile.inner, feature, layer)
+                sums[layer] = sums.get(layer, 0) + masked_gram(core, plan[layer]).gram[0, 0].double()
         return {layer: gram.to(image.dtype) for layer, gram in sums.items()}
 
 
@@ -536,19 +537,6 @@ def _bounds(tiles: Sequence[Tile]) -> Window:
     """All of the tiles together, seen from the first one's corner."""
     first, last = tiles[0].core, tiles[-1].core
     return whole_of(last.bottom - first.top, last.right - first.left)
-
-
-def _in_layer(part: Window, features: Tensor, layer: str) -> Tensor:
-    """A part of the picture's feature map at a layer."""
-    return part.pooled(pool_count(layer)).view(features).contiguous(memory_format=torch.channels_last)
-
-
-def _in_tile(core: Tensor, tile: Tile, layer: str) -> Tensor:
-    """A map of a tile's core at a layer [..., h, w], with zeros around it where the tile overlaps others."""
-    inner = tile.inner.pooled(pool_count(layer))
-    height, width = (side >> pool_count(layer) for side in tile.outer.size)
-    margins = (inner.left, width - inner.right, inner.top, height - inner.bottom)
-    return torch.nn.functional.pad(core, margins) if any(margins) else core
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -4,7 +4,7 @@ Every loss of feature maps is a function of sums over pixels, and sums can be ta
 the segments' Gram matrices, and keeps no feature map; from these follow the differences from the targets, once. The
 second pass sees each tile again, and takes the gradient of its core's share back to the image, where those of
 overlapping tiles add up. Features in a core are those of the whole picture, since the overlap is as wide as the
-encoder's reach; features outside of it weigh nothing.
+encoder's reach; losses never see those outside of it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from intarsia_server.engine.cancel import Cancelled, poll
-from intarsia_server.engine.encoder import Encoder, ForwardPass
+from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.losses import (
     FeatureLoss,
+    Features,
     Gradients,
     Grams,
     StyleLoss,
@@ -27,6 +28,7 @@ from intarsia_server.engine.losses import (
 )
 from intarsia_server.engine.optimizers import Evaluation
 from intarsia_server.engine.tiles import Tile
+from intarsia_server.engine.vgg import pool_count
 from intarsia_server.engine.window import Window
 
 
@@ -107,8 +109,10 @@ class TiledObjective:
         for number, tile in enumerate(self._tiles if self._layers else ()):
             poll(self._cancelled)
             forward = self._encoder.run(tile.outer.crop(image), self._layers)
-            for segment, found in self._gradients(number, forward, compared, values).items():
-                own = forward.backward(found.features)
+            features = {layer: in_layer(tile.inner, forward.features[layer], layer) for layer in self._layers}
+            for segment, found in self._gradients(number, features, compared, values).items():
+                gradients = {layer: _around(own, tile, layer) for layer, own in found.features.items()}
+                own = forward.backward(gradients)
                 if self._caps is not None and segment is not None:
                     own *= self._caps(segment, tile.outer)
                 tile.outer.view(gradient).add_(own)
@@ -137,7 +141,8 @@ class TiledObjective:
         for number, tile in enumerate(self._tiles if styles else ()):
             poll(self._cancelled)
             layers = frozenset[str]().union(*(loss.parts[number].layers for loss in styles.values()))
-            features = self._encoder(tile.outer.crop(image), layers)
+            found = self._encoder(tile.outer.crop(image), layers)
+            features = {layer: in_layer(tile.inner, feature, layer) for layer, feature in found.items()}
             for index, loss in styles.items():
                 for layer, gram in loss.parts[number].grams(features).items():
                     sums[index][layer] = sums[index].get(layer, 0) + gram.double()
@@ -147,19 +152,19 @@ class TiledObjective:
         }
 
     def _gradients(
-        self, number: int, forward: ForwardPass, compared: _Comparisons, values: Tensor
+        self, number: int, features: Features, compared: _Comparisons, values: Tensor
     ) -> dict[int | None, Gradients]:
-        """Of one tile by its features, for each segment that they are capped to; adds up the feature losses' values."""
+        """By a core's features, for each segment that they are capped to; adds up the feature losses' values."""
         gradients: dict[int | None, Gradients] = {}
         for index, loss in enumerate(self._losses):
             match loss:
                 case TiledStyleLoss(parts=parts):
                     for part, segment in self._alone(parts[number]):
                         found = gradients.setdefault(segment, Gradients())
-                        part.add_gradients(forward.features, compared[index][0], found)
+                        part.add_gradients(features, compared[index][0], found)
                 case TiledFeatureLoss(of=of):
                     found = gradients.setdefault(None, Gradients())
-                    for term in of(number)(torch.empty(0), forward.features, found):
+                    for term in of(number)(torch.empty(0), features, found):
                         values[index] += term.value
                 case TotalVariationLoss():
                     pass
@@ -172,3 +177,16 @@ class TiledObjective:
             return
         for place, segment in enumerate(loss.segments):
             yield replace(loss, only=place), segment
+
+
+def in_layer(part: Window, features: Tensor, layer: str) -> Tensor:
+    """The feature map of a part of the picture [1, C, h, w], channels_last, given that of the picture at a layer."""
+    return part.pooled(pool_count(layer)).view(features).contiguous(memory_format=torch.channels_last)
+
+
+def _around(core: Tensor, tile: Tile, layer: str) -> Tensor:
+    """A gradient by a core's feature map as one by the tile's, where nothing else counts."""
+    height, width = (side >> pool_count(layer) for side in tile.outer.size)
+    gradient = core.new_zeros(1, height, width, core.shape[1]).permute(0, 3, 1, 2)
+    tile.inner.pooled(pool_count(layer)).view(gradient).copy_(core)
+    return gradient

@@ -24,9 +24,6 @@ whole picture's."""
 MIN_CORE = 64
 """Shortest side of a core: with its overlap a smaller one would be nearly all overlap."""
 
-MIN_TILE = (MIN_CORE + 2 * OVERLAP) ** 2
-"""Pixels; no picture asks for tiles larger than this."""
-
 
 @dataclass(frozen=True)
 class Tile:

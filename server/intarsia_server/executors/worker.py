@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from intarsia_server.engine.capabilities import (
     resolve_precision,
     torch_dtype,
 )
-from intarsia_server.engine.cost.memory import job_budget, tile_pixels_for
+from intarsia_server.engine.cost.memory import job_budget, peak_memory, tile_pixels_for
 from intarsia_server.engine.cost.speed import Speedometer
 from intarsia_server.engine.cost.work import Size, job_work
 from intarsia_server.engine.encoder import Encoder
@@ -218,7 +219,7 @@ class _Worker:
         encoder = self._encoder(request.encoder, precision)
         stopwatch = Stopwatch()
         height, width = inputs.labels.shape
-        tile_pixels = self._tile_pixels(request, (width, height))
+        tile_pixels = self._tile_pixels(request, (width, height), send if is_whole else _say_nothing)
         steps = stopwatch.watch(
             transfer(
                 request,
@@ -241,13 +242,18 @@ class _Worker:
             send(Learned(precision, meter.speed))
         send(ResultEvent(image, request.output.format, width, height, tuple(stages)))
 
-    def _tile_pixels(self, request: TransferRequest, size: Size) -> int | None:
-        """The most that the encoder may see at a time."""
-        budget = request.optimization.memory_bytes or self.info.memory_budget
-        if budget is None:
+    def _tile_pixels(self, request: TransferRequest, size: Size, warn: Callable[[TransferWarning], None]) -> int | None:
+        """The most that the encoder may see at a time; warns where that does not keep the job within its memory."""
+        memory = request.optimization.memory_bytes or self.info.memory_budget
+        if memory is None:
             return None
         loaded = (request.encoder, request.precision) == (self.config.encoder, self.info.default_precision)
-        return tile_pixels_for(request, size, precision=request.precision, loaded=loaded, budget=job_budget(budget))
+        estimate = partial(peak_memory, request, size, precision=request.precision, loaded=loaded)
+        tile_pixels = tile_pixels_for(estimate, size, job_budget(memory))
+        if (needed := estimate(tile_pixels=tile_pixels) - job_budget(memory)) > 0:
+            message = f"even in the smallest tiles the job takes about {needed >> 20} MiB more than it may"
+            warn(TransferWarning("memory_exceeded", message))
+        return tile_pixels
 
     def _encoder(self, name: str, precision: Precision) -> Encoder:
         key = (name, precision)
@@ -294,6 +300,10 @@ def _report(
                 if preview_interval and event.step % preview_interval == 0:
                     send(PreviewEvent(event.stage, event.step, _preview(event.image())))
                 writer.offer(event.checkpoint, cancelled)
+
+
+def _say_nothing(warning: TransferWarning) -> None:
+    """A job that goes on has been warned."""
 
 
 def _log_cause(error: Exception) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from intarsia_server.engine.cost.memory import job_budget, peak_memory, tile_pixels_for
 from intarsia_server.engine.cost.speed import Speed
@@ -67,18 +68,14 @@ def estimate_job(
     precision = resolved(request.precision, default_precision)
     speed = speeds[precision]
     loaded = (request.encoder, precision) == (default_encoder, default_precision)
-    budget = request.optimization.memory_bytes or memory_budget
-    tile_pixels = None
-    if budget is not None:
-        budget = job_budget(budget)
-        tile_pixels = tile_pixels_for(request, size, precision=precision, loaded=loaded, budget=budget)
+    needed = partial(peak_memory, request, size, precision=precision, loaded=loaded)
+    memory = request.optimization.memory_bytes or memory_budget
+    tile_pixels = None if memory is None else tile_pixels_for(needed, size, job_budget(memory))
     work = job_work(request, size, areas, tile_pixels)
     return Estimate(
         preparation_seconds=work.flops * speed.seconds_per_flop + work.pixels * speed.seconds_per_pixel,
         stages=tuple(StageEstimate(s.stage.name, s.stage.steps, _seconds(s, speed)) for s in work.stages),
-        memory_bytes=peak_memory(
-            request, size, precision=precision, loaded=loaded, areas=areas, tile_pixels=tile_pixels
-        ),
+        memory_bytes=needed(areas=areas, tile_pixels=tile_pixels),
         tiles=seen_share(size[1], size[0], tile_pixels)[1],
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 from intarsia_server.engine.cost.work import (
     Size,
@@ -20,8 +21,8 @@ from intarsia_server.engine.cost.work import (
 from intarsia_server.engine.cost.work import depth as depth_of
 from intarsia_server.engine.images import pixel_count
 from intarsia_server.engine.methods import Content, LossSpec, Stage, Style, Surrogate, SurrogateStyle
-from intarsia_server.engine.request import Optimizer, Precision, TransferRequest
-from intarsia_server.engine.tiles import MIN_TILE, largest_tile, seen_share
+from intarsia_server.engine.request import Optimizer, Precision, SoftMasks, TransferRequest
+from intarsia_server.engine.tiles import OVERLAP, largest_tile
 from intarsia_server.engine.vgg import BLOCKS, CONTENT_LAYER, CONVOLUTIONS, LAYERS, STYLE_LAYERS
 
 FLOAT = 4
@@ -33,9 +34,12 @@ DECODED = 10
 ROOM = 40
 """Bytes a pixel of what is there at each size that stages work at: content, labels, start, composite."""
 
-KEPT_OF_TILES = 36
-"""Bytes a pixel that the encoder sees in tiles of what is made once for all steps: lists of the masks' pixels at every
-layer, each with index and weight, and where two masks overlap twice."""
+KEPT_OF_TILES = 18
+"""Bytes a pixel of what is made once for all steps in tiles: lists of the masks' pixels at every layer, each with index
+and weight, and twice where two masks overlap."""
+
+CORE_COPIES = 2
+"""Of a tile's feature maps that losses read: its core's alone, and the gradients by them with nothing around."""
 
 MASK_COPIES = 4
 """Of the masks, while they are made and feathered; whole numbers of eight bytes are among them."""
@@ -71,6 +75,10 @@ has its kernels twice, forward and backward, and what lies free between them is 
 
 IDLE = 800 * 2**20
 """Bytes that a worker holds when it does nothing: libraries and the default encoder."""
+
+MIN_TILE = (192 + 2 * OVERLAP) ** 2
+"""Pixels of the smallest tiles that save memory: with smaller ones the encoder sees little else than overlap, and what
+is there of the whole picture is more than what they take."""
 
 TILE_STEP = 16
 """Tiles are found that are as large as they can be to this part of themselves."""
@@ -122,9 +130,14 @@ def _bytes(precision: Precision) -> int:
 
 def _held(request: TransferRequest, plan: Iterable[Stage], size: Size) -> float:
     """From the job's start to its end: the request, and images and masks of each size."""
-    pixels = size[0] * size[1] * (1.25 if any(stage.half for stage in plan) else 1.0)
+    pixels = size[0] * size[1]
     encoded = len(request.content) + sum(len(segment.style or b"") for segment in request.segments)
-    return encoded + pixels * (ROOM + FLOAT * len(request.segments))
+    masks = FLOAT * len(request.segments)
+    held: float = pixels * (ROOM + (masks if isinstance(request.segmentation, SoftMasks) else 0))
+    if any(stage.half for stage in plan):
+        # Whose masks are soft: what is a pixel there belongs to several segments here.
+        held += pixels / 4 * (ROOM + masks)
+    return encoded + held
 
 
 def _decoding(request: TransferRequest) -> float:
@@ -132,25 +145,28 @@ def _decoding(request: TransferRequest) -> float:
     return 3 * pixel_count(request.content) + DECODED * max(map(pixel_count, pictures))
 
 
-def tile_pixels_for(
-    request: TransferRequest, size: Size, *, precision: Precision, loaded: bool, budget: int
-) -> int | None:
+class PeakMemory(Protocol):
+    """`peak_memory` of one job."""
+
+    def __call__(self, *, tile_pixels: int | None) -> int:
+        """Bytes."""
+        ...
+
+
+def tile_pixels_for(needed: PeakMemory, size: Size, budget: int) -> int | None:
     """The most pixels that the encoder may see at a time if a job is to stay within a budget.
 
     Args:
-        request: checked by `check_inputs`.
+        needed: by the job.
         size: of the output.
-        precision: as of `peak_memory`.
-        loaded: as of `peak_memory`.
         budget: bytes that the job may add.
 
     Returns:
-        None: every picture may be seen as a whole. Where no tile is small enough, the smallest.
+        None: every picture may be seen as a whole. Where no tile is small enough, `MIN_TILE`.
     """
 
     def fits(tile_pixels: int | None) -> bool:
-        needed = peak_memory(request, size, precision=precision, loaded=loaded, tile_pixels=tile_pixels)
-        return needed <= budget
+        return needed(tile_pixels=tile_pixels) <= budget
 
     if fits(None):
         return None
@@ -218,8 +234,9 @@ def _stepping(
     if (height, width) == (size[1], size[0]):
         return area * (_activations(stage, size, precision) + vectors) + GRAM_COPIES * grams
     kept = float(_bytes(precision) * _numbers({CONTENT_LAYER} & layers_of(stage.losses), size))
-    kept += KEPT_OF_TILES * seen_share(size[1], size[0], tile_pixels)[0] * size[0] * size[1] * bool(matched)
+    kept += KEPT_OF_TILES * size[0] * size[1] * bool(matched)
     own = _activations(stage, (width, height), precision)
+    own += CORE_COPIES * _bytes(precision) * _numbers(layers_of(stage.losses), (width, height))
     return area * (vectors + kept) + own + (GRAM_COPIES + GRAM_SUMS) * grams
 
 
