@@ -176,12 +176,10 @@ def run_job(job: Job) -> Measured:
     height, width = inputs.labels.shape
     needed = partial(peak_memory, request, (width, height), precision=request.precision, loaded=True)
     tile_pixels = job.tile_pixels or tile_pixels_for(needed, (width, height), job_budget(BUDGET))
-    moments = [(time.perf_counter(), time.process_time())]
-    for event in transfer(request, inputs, encoder, cancelled=never, tile_pixels=tile_pixels):
-        if isinstance(event, StepDone):
-            moments.append((time.perf_counter(), time.process_time()))
-    # The first step carries the targets.
-    taken = [(end[0] - start[0], end[1] - start[1]) for start, end in itertools.pairwise(moments[1:])]
+    events = transfer(request, inputs, encoder, cancelled=never, tile_pixels=tile_pixels)
+    moments = [(time.perf_counter(), time.process_time()) for event in events if isinstance(event, StepDone)]
+    # The first step, with which the targets are made, is not among them.
+    taken = [(end[0] - start[0], end[1] - start[1]) for start, end in itertools.pairwise(moments)]
     pairs = min(request.optimization.history, job.steps) if request.optimization.optimizer is Optimizer.LBFGS else 0
     return Measured(
         height=height,
