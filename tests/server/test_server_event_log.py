@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,9 @@ from intarsia_server.engine.events import TransferWarning
 from intarsia_server.engine.request import ImageFormat
 from intarsia_server.engine.stages import StageStarted
 from intarsia_server.executors.base import PreviewEvent, ProgressEvent
+from intarsia_server.jobs import events
 from intarsia_server.jobs.events import (
+    CROWD,
     LIMITS,
     AcceptedEvent,
     CompletedEvent,
@@ -245,21 +248,107 @@ def test_numbers_that_are_left_out() -> None:
     asyncio.run(scenario())
 
 
-def test_any_reader_sees_every_number_or_what_stands_for_it() -> None:
+async def crowd_of(log: EventLog, size: int) -> list[AsyncGenerator[Numbered | None, None]]:
+    """Readers who all have the first event."""
+    readers = [log.read(heartbeat=60) for _ in range(size)]
+    for reader in readers:
+        await anext(reader)
+    return readers
+
+
+def test_crowd_gets_a_snapshot_in_place_of_what_came_in_between() -> None:
+    async def scenario(size: int) -> list[Numbered]:
+        log = EventLog(lambda: VIEW)
+        log.publish(STAGE)
+        readers = await crowd_of(log, size)
+        for step in range(1, 101):
+            log.publish(progress(step))
+            if step in {20, 50}:
+                log.publish(preview(step))
+        log.publish(WARNING)
+        log.close()
+        seen = list[Numbered]()
+        while not seen or seen[-1].event != WARNING:
+            first, *others = [await anext(reader) for reader in readers]
+            assert first is not None
+            assert all(other is first for other in others)  # its message is made once
+            seen.append(first)
+        return seen
+
+    assert len(asyncio.run(scenario(CROWD - 1))) == 103
+    before, newest, after, warning = asyncio.run(scenario(CROWD))
+    assert (before.sequence, before.event) == (52, SnapshotEvent(VIEW, STAGE, progress(50)))
+    assert (newest.sequence, newest.event) == (53, preview(50))
+    assert (after.sequence, after.event) == (103, SnapshotEvent(VIEW, STAGE, progress(100)))
+    assert (warning.sequence, warning.event) == (104, WARNING)
+
+
+def test_crowd_waits_for_its_turn_but_not_for_what_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "CROWD_RATE", 0.001)
+
+    async def scenario() -> None:
+        log = EventLog(lambda: VIEW)
+        log.publish(STAGE)
+        reader, *_others = await crowd_of(log, CROWD)
+        for event in (WARNING, RESULT):
+            waiting = asyncio.ensure_future(anext(reader))
+            await asyncio.sleep(0)
+            for step in range(1, 10):
+                log.publish(progress(step))
+                await asyncio.sleep(0.001)
+            assert not waiting.done()
+            log.publish(event)
+            snapshot = await asyncio.wait_for(waiting, 30)
+            assert snapshot is not None
+            assert isinstance(snapshot.event, SnapshotEvent)
+            urgent = await anext(reader)
+            assert urgent is not None
+            assert urgent.event == event
+        waiting = asyncio.ensure_future(anext(reader))
+        await asyncio.sleep(0.001)
+        log.close()
+        with pytest.raises(StopAsyncIteration):
+            await asyncio.wait_for(waiting, 30)
+
+    asyncio.run(scenario())
+
+
+def test_crowd_that_has_gone_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "CROWD_RATE", 0.001)
+
+    async def scenario() -> None:
+        log = EventLog(lambda: VIEW)
+        log.publish(STAGE)
+        reader, *others = await crowd_of(log, CROWD)
+        for other in others:
+            await other.aclose()
+        for step in (1, 2, 3):
+            log.publish(progress(step))
+        for step in (1, 2, 3):
+            numbered = await asyncio.wait_for(anext(reader), 30)
+            assert numbered is not None
+            assert numbered.event == progress(step)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("crowd", [CROWD, 1])
+def test_any_reader_sees_every_number_or_what_stands_for_it(crowd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is published and whenever it is read: numbers grow, and a gap in them ends with a snapshot."""
+    monkeypatch.setattr(events, "CROWD", crowd)
 
     @settings(deadline=None, max_examples=200)
     @given(st.lists(st.sampled_from(["progress", "preview", "queued", "warning", "many", "read"]), max_size=40))
     def check(actions: list[str]) -> None:
         async def scenario() -> None:
             log, steps, readers = EventLog(lambda: VIEW), 0, list[list[Numbered]]()
-            events = {"queued": QUEUED, "warning": WARNING}
+            others = {"queued": QUEUED, "warning": WARNING}
             for action in actions:
                 if action == "read":
                     readers.append([])
                 for _ in range(300 if action == "many" else action != "read"):
                     steps += 1
-                    event = preview(steps) if action == "preview" else events.get(action, progress(steps))
+                    event = preview(steps) if action == "preview" else others.get(action, progress(steps))
                     log.publish(event)
                 for seen in readers[::2]:
                     after = seen[-1].last if seen else 0

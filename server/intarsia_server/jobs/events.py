@@ -7,7 +7,9 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 
 from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.executors.base import ExecutorEvent, PreviewEvent, ProgressEvent
@@ -68,6 +70,15 @@ JobEvent = AcceptedEvent | QueuedEvent | StoredResultEvent | CompletedEvent | Sn
 LIMITS: Mapping[type, int] = {ProgressEvent: 256, PreviewEvent: 8, QueuedEvent: 16}
 """How many events of a kind a job keeps; beyond it the oldest of the kind goes. Other kinds are few, and all kept."""
 
+FLEETING = ProgressEvent | PreviewEvent
+"""What is worth little once there is a newer one."""
+
+CROWD = 10
+"""Readers from which on a job's events are shared out: fewer see every step."""
+
+CROWD_RATE = 250.0
+"""Events a second that all readers of a crowd get together: more would take from the worker what they show."""
+
 
 @dataclass(frozen=True, eq=False)
 class Numbered:
@@ -104,7 +115,9 @@ class EventLog:
 
     Progress and previews are worth little once newer ones exist: past their `LIMITS` the oldest is dropped. A reader
     that has not had it yet gets a snapshot in its place, with the number of the last event that is missing. Everything
-    else is kept for as long as the log is.
+    else is kept for as long as the log is. Readers in a `CROWD` take turns of a length that keeps all of them within
+    `CROWD_RATE`, and get a snapshot in place of what came in between; only the newest preview, and what is neither
+    progress nor preview, is worth a message of its own, and the latter ends the turn.
 
     Attributes:
         view: gives the job as it is now, for a snapshot.
@@ -117,6 +130,10 @@ class EventLog:
     _kinds: Counter[type] = field(default_factory=Counter)
     _stage: StageStarted | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _urgent: asyncio.Event = field(default_factory=asyncio.Event)
+    _urgent_sequence: int = 0
+    _readers: int = 0
+    _shared: tuple[object, Numbered] | None = None
     _error: Exception | None = None
     _closed: bool = False
 
@@ -132,6 +149,9 @@ class EventLog:
             self._kinds[kind] += 1
             if self._kinds[kind] > LIMITS[kind]:
                 self._drop_oldest(kind)
+        if not isinstance(event, FLEETING):
+            self._urgent_sequence = self.sequence
+            self._urgent.set()
         self._changed.set()
 
     def skip_to(self, sequence: int) -> None:
@@ -144,6 +164,7 @@ class EventLog:
         """Ends the log; readers get what is left, then the error if there is one."""
         self._error = error
         self._closed = True
+        self._urgent.set()
         self._changed.set()
 
     async def read(self, after: int = 0, *, heartbeat: float) -> AsyncGenerator[Numbered | None, None]:
@@ -156,24 +177,67 @@ class EventLog:
         Raises:
             Exception: the error that the log was closed with.
         """
-        while True:
-            while (index := bisect_right(self._kept, after, key=lambda kept: kept.last)) < len(self._kept):
-                kept = self._kept[index]
-                after = kept.last
-                yield kept if isinstance(kept, Numbered) else self._snapshot(kept)
-            if self._closed:
-                break
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(heartbeat):
-                    await self._changed.wait()
-            except TimeoutError:
-                yield None
+        self._readers += 1
+        try:
+            while True:
+                sent = 0
+                while (kept := self._next(after)) is not None:
+                    after = kept.last
+                    sent += 1
+                    yield kept
+                if self._closed:
+                    break
+                if sent and self._readers >= CROWD:
+                    await self._sit_out(after, min(heartbeat, sent * self._readers / CROWD_RATE))
+                    continue
+                self._changed.clear()
+                try:
+                    async with asyncio.timeout(heartbeat):
+                        await self._changed.wait()
+                except TimeoutError:
+                    yield None
+        finally:
+            self._readers -= 1
         if self._error is not None:
             raise self._error
 
+    async def _sit_out(self, after: int, seconds: float) -> None:
+        """Waits so long, unless there is or comes something that every reader is to have at once."""
+        if self._urgent_sequence > after:
+            return
+        self._urgent.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._urgent.wait()
+
+    def _next(self, after: int) -> Numbered | None:
+        """What a reader gets after the message with that number."""
+        index = bisect_right(self._kept, after, key=lambda kept: kept.last)
+        if index == len(self._kept):
+            return None
+        kept = self._kept[index]
+        if self._readers >= CROWD:
+            kept = self._summed_up(index)
+        return kept if isinstance(kept, Numbered) else self._snapshot(kept)
+
+    def _summed_up(self, index: int) -> Numbered | _Gap:
+        """What is kept there, or a gap that stands for it and for the progress and previews that follow."""
+        run = list(takewhile(_fleeting, islice(self._kept, index, None)))
+        previews = [place for place, kept in enumerate(run) if isinstance(_event(kept), PreviewEvent)]
+        if previews:
+            run = run[: previews[-1]] or run[:1]
+        if len(run) < 2:
+            return self._kept[index]
+        progress = next((found for kept in reversed(run) if (found := _progress(kept)) is not None), None)
+        return _Gap(run[-1].last, run[-1].time, run[-1].stage, progress)
+
     def _snapshot(self, gap: _Gap) -> Numbered:
-        return Numbered(gap.last, gap.time, SnapshotEvent(self.view(), gap.stage, gap.progress), gap.last, gap.stage)
+        # A crowd's readers get the same one, of which a message is made but once.
+        key = (gap.last, gap.progress, self.sequence)
+        if self._shared is None or self._shared[0] != key:
+            event = SnapshotEvent(self.view(), gap.stage, gap.progress)
+            self._shared = key, Numbered(gap.last, gap.time, event, gap.last, gap.stage)
+        return self._shared[1]
 
     def _drop_oldest(self, kind: type) -> None:
         """Puts a gap in the event's place, or widens the one that is there."""
@@ -183,8 +247,7 @@ class EventLog:
         dropped = self._kept[index]
         assert isinstance(dropped, Numbered)
         self._kinds[kind] -= 1
-        progress = dropped.event if isinstance(dropped.event, ProgressEvent) else None
-        gap = _Gap(dropped.last, dropped.time, dropped.stage, progress)
+        gap = _Gap(dropped.last, dropped.time, dropped.stage, _progress(dropped))
         self._kept[index] = gap
         for earlier, later in ((index, index + 1), (index - 1, index)):
             if earlier >= 0 and later < len(self._kept):
@@ -192,3 +255,17 @@ class EventLog:
                 if isinstance(first, _Gap) and isinstance(second, _Gap):
                     second.progress = second.progress or first.progress
                     del self._kept[earlier]
+
+
+def _event(kept: Numbered | _Gap) -> JobEvent | None:
+    return kept.event if isinstance(kept, Numbered) else None
+
+
+def _fleeting(kept: Numbered | _Gap) -> bool:
+    return isinstance(_event(kept), FLEETING | None)
+
+
+def _progress(kept: Numbered | _Gap) -> ProgressEvent | None:
+    if isinstance(kept, _Gap):
+        return kept.progress
+    return kept.event if isinstance(kept.event, ProgressEvent) else None

@@ -58,8 +58,6 @@ class Responses:
 
     def messages(self, numbered: Numbered) -> Iterable[pb.WatchJobResponse]:
         """The message that an event becomes, if it becomes one; a result's are made by `result_messages`."""
-        if isinstance(numbered.event, SnapshotEvent):
-            return self._make(numbered)  # it is one call's own
         if numbered not in self._made:
             self._made[numbered] = tuple(self._make(numbered))
         return self._made[numbered]
@@ -93,8 +91,6 @@ class Responses:
                 yield pb.StylizeResponse(preview=preview)
             case TransferWarning():
                 yield pb.StylizeResponse(warning=pb.WarningEvent(code=event.code, message=event.message))
-            case ResumedEvent():
-                yield pb.StylizeResponse(resumed=pb.ResumedEvent(stage=event.stage, step=event.step))
             case SnapshotEvent():
                 yield pb.StylizeResponse(snapshot=_snapshot(event))
             case CompletedEvent():
