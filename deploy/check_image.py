@@ -1,7 +1,7 @@
-"""Builds the CPU image without a container engine, runs it as an orchestrator would, and looks whether it keeps its word.
+"""Builds the CPU image without an engine, runs it as an orchestrator would, and looks whether it keeps its word.
 
-`make image-check`, as root on Debian, with the packages buildah and debootstrap. The base image is made by debootstrap, so that
-nothing is fetched from an image registry. The server runs as the image says (user, environment, entry point) in
+`make image-check`, as root on Debian, with the packages buildah and debootstrap. The base image is made by debootstrap,
+so that nothing is fetched from an image registry. The server runs as the image says (user, environment, entry point) in
 namespaces of its own: a read-only root, a fresh /tmp, one volume, and no network but loopback. Pip in the build goes by
 the configuration of pip here, which does not get into the image.
 """
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,12 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGE, BASE = "localhost/intarsia:cpu", "localhost/debian:bookworm-slim"
 PORT = 50051
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "nvcc", "make", "as", "ld")
+
+APT_CLEAN = """
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb"; };
+"""
 
 LOOPBACK_UP = """
 import fcntl, socket, struct
@@ -51,7 +57,7 @@ for device in null zero random urandom; do
     mount --bind "/dev/$device" "$root/dev/$device"
 done
 mkdir -m 1777 "$root/dev/shm"
-exec env -i chroot --userspec="$user" "$root" "$@"
+exec env -i /usr/sbin/chroot --userspec="$user" "$root" "$@"
 """
 """What a container runtime does: mounts, then the image's user and command in the place of this shell."""
 
@@ -78,10 +84,15 @@ class Buildah:
         subprocess.run((*self._command, *arguments), check=True)
         return ""
 
+    def has(self, image: str) -> bool:
+        """Whether it is in the store."""
+        command = (*self._command, "inspect", "--type", "image", image)
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
 
 def base_image(buildah: Buildah, work: Path, release: str = "bookworm") -> None:
     """Debian's smallest system, as the official slim image is."""
-    if subprocess.run((*buildah._command, "inspect", "--type", "image", BASE), capture_output=True, check=False).returncode == 0:
+    if buildah.has(BASE):
         return
     rootfs = work / "rootfs"
     if not rootfs.exists():
@@ -89,7 +100,10 @@ def base_image(buildah: Buildah, work: Path, release: str = "bookworm") -> None:
         shutil.rmtree(fresh, ignore_errors=True)
         subprocess.run(("debootstrap", "--variant=minbase", release, fresh), check=True, stdout=subprocess.DEVNULL)
         fresh.rename(rootfs)
-    shutil.rmtree(rootfs / "var/cache/apt/archives", ignore_errors=True)
+    # Like the official image, which keeps neither packages nor apt's caches.
+    (rootfs / "etc/apt/apt.conf.d/clean").write_text(APT_CLEAN)
+    for cache in (rootfs / "var/cache/apt").rglob("*.*"):
+        cache.unlink()
     container = buildah("from", "scratch")
     buildah("add", container, rootfs, "/")
     buildah("commit", "--rm", container, BASE)
@@ -152,7 +166,7 @@ class Container:
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Runs a command in the container, as `exec` of an engine does: same user, same environment."""
         enter = ("nsenter", f"--target={self.server}", "--mount", "--pid", "--net")
-        chroot = ("chroot", f"--userspec={self.image.config['User']}", str(self.image.root))
+        chroot = ("/usr/sbin/chroot", f"--userspec={self.image.config['User']}", str(self.image.root))
         full = (*enter, "env", "-i", *chroot, *self.image.command(command, self.environment))
         return subprocess.run(full, capture_output=True, text=True, check=False)
 
@@ -209,12 +223,23 @@ def check_files(image: Image) -> None:
     check("one volume", list(config["Volumes"]) == ["/data"], list(config["Volumes"]))
     check("the entry point is a command, not a shell's line", config["Entrypoint"] == ["intarsia", "serve"])
     check("has a health check", config["Healthcheck"]["Test"][0] == "CMD", " ".join(config["Healthcheck"]["Test"]))
-    found = [str(path) for name in COMPILERS for folder in ("usr/bin", "usr/local/bin", "opt/intarsia/bin")
-             if (path := image.root / folder / name).exists()]
+    found = [
+        str(path)
+        for name in COMPILERS
+        for folder in ("usr/bin", "usr/local/bin", "opt/intarsia/bin")
+        if (path := image.root / folder / name).exists()
+    ]
     check(f"no {', '.join(COMPILERS)}", not found, found or "")
     pip = [path.name for path in (image.root / "opt/intarsia/bin").glob("pip*")]
-    check("no pip, and nothing of its configuration", not pip and not (image.root / "run/pip-ca.pem").is_file()
-          and not (image.root / "etc/pip.conf").is_file() and not any("PIP" in line for line in config["Env"]))
+    # The mounts leave empty files in their places.
+    left = [name for name in ("run/pip-ca.pem", "etc/pip.conf") if size_of(image.root / name) > 0]
+    left += [line for line in config["Env"] if "PIP" in line]
+    check("no pip, and nothing of its configuration", not pip and not left, [*pip, *left] or "")
+
+
+def size_of(file: Path) -> int:
+    """In bytes; 0 if it is not there."""
+    return file.stat().st_size if file.exists() else 0
 
 
 def check_container(container: Container, data: Path, intarsia: Sequence[str | Path], out: Path) -> None:
@@ -223,8 +248,11 @@ def check_container(container: Container, data: Path, intarsia: Sequence[str | P
     check("its processes are not root's", ids == "10001", f"uid {ids}")
     status = Path(f"/proc/{container.server}/status").read_text()
     check("nor have they capabilities", "CapEff:\t0000000000000000" in status)
-    writes = [place for place in ("/", "/etc", "/opt/intarsia", "/usr/bin", "/var/tmp")
-              if container.inside("touch", f"{place}/written").returncode == 0]
+    writes = [
+        place
+        for place in ("/", "/etc", "/opt/intarsia", "/usr/bin", "/var/tmp")
+        if container.inside("touch", f"{place}/written").returncode == 0
+    ]
     check("the root file system takes no writes", not writes, writes or "")
     compiler = [name for name in COMPILERS if container.inside("which", name).returncode == 0]
     check("nothing compiles", not compiler, compiler or "")
@@ -287,7 +315,9 @@ def main() -> int:
     parser.add_argument("--no-build", action="store_true", help="check the image that the last run has built")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    intarsia = [options.intarsia] if options.intarsia else [sys.executable, "-c", "from intarsia.cli import main; main()"]
+    intarsia = (
+        [options.intarsia] if options.intarsia else [sys.executable, "-c", "from intarsia.cli import main; main()"]
+    )
     buildah = Buildah(options.work)
     if not options.no_build:
         base_image(buildah, options.work)

@@ -63,8 +63,11 @@ def lint_chart() -> Iterator[str]:
     """Everything that is wrong with it."""
     for name, values in GOOD.items():
         report = lint(CHART, values, strict=True)
-        yield from (f"{name}: {message['path']}: {message['error']}" for message in report["messages"]
-                    if message["severity"] > 1)
+        yield from (
+            f"{name}: {message['path']}: {message['error']}"
+            for message in report["messages"]
+            if message["severity"] > 1
+        )
         yield from (f"{name}: {error}" for error in report["errors"])
         kinds = []
         for manifest in manifests(values):
