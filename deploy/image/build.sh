@@ -41,8 +41,9 @@ package() {
     PATH="$tools/bin:$PATH" "$tools/bin/pip" wheel --no-cache-dir --no-build-isolation --no-deps --wheel-dir /tmp/wheel .
     "$tools/bin/pip" --python "$prefix/bin/python" install --no-cache-dir --no-deps --no-index /tmp/wheel/intarsia-*.whl
     site=$("$prefix/bin/python" -c 'import site; print(site.getsitepackages()[0])')
-    # Headers, archives and protoc are of no use without a compiler.
-    rm -rf "$site/torch/include" "$site/torch/share" "$site/torch/test" "$site/torch/bin"/protoc*
+    # Headers and archives are of no use without a compiler, nor are torch's own tests.
+    rm -rf "$site/torch/include" "$site/torch/share" "$site/torch/test"
+    find "$site/torch/bin" -type f ! -name torch_shm_manager -delete
     find "$site" -name '*.a' -delete
     install -m 0755 deploy/image/health.py "$prefix/bin/intarsia-health"
     # Outside of the source tree: what was installed must have its operators and its weights.
