@@ -69,7 +69,8 @@ class CheckError(Exception):
 
 def call(*command: str | Path, **options: Any) -> str:
     """Runs it, and returns what it prints; what it says on standard error goes to the terminal."""
-    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
+    printed: str = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options).stdout
+    return printed
 
 
 class Buildah:
@@ -164,10 +165,10 @@ class Container:
             raise CheckError(f"the container ended with {self.process.wait()}")
         return int(children[0])
 
-    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command in the container, as `exec` of an engine does: same user, same environment."""
+    def inside(self, *command: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs a command in the container, as `exec` of an engine does: same environment, and user unless named."""
         enter = ("nsenter", f"--target={self.server}", "--mount", "--pid", "--net")
-        chroot = ("/usr/sbin/chroot", f"--userspec={self.image.config['User']}", str(self.image.root))
+        chroot = ("/usr/sbin/chroot", f"--userspec={user or self.image.config['User']}", str(self.image.root))
         full = (*enter, "env", "-i", *chroot, *self.image.command(command, self.environment))
         return subprocess.run(full, capture_output=True, text=True, check=False)
 
@@ -254,9 +255,9 @@ def check_container(container: Container, data: Path, intarsia: Sequence[str | P
     writes = [
         place
         for place in ("/", "/etc", "/opt/intarsia", "/usr/bin", "/var/tmp")
-        if container.inside("touch", f"{place}/written").returncode == 0
+        if container.inside("touch", f"{place}/written", user="0:0").returncode == 0
     ]
-    check("the root file system takes no writes", not writes, writes or "")
+    check("the root file system takes no writes, not even root's", not writes, writes or "")
     compiler = [name for name in COMPILERS if container.inside("which", name).returncode == 0]
     check("nothing compiles", not compiler, compiler or "")
     facts = container.beside(*intarsia, "info", "--server", f"127.0.0.1:{PORT}")
