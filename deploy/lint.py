@@ -1,11 +1,13 @@
 """Looks over the Dockerfile and the chart with the tools that will read them: `make deploy-lint`.
 
 hadolint reads the Dockerfile. The chart is linted and rendered by Helm's own engine, with several values, and every
-manifest checked against the schemas of several Kubernetes versions, strictly: an unknown field is an error.
+manifest checked against the schemas of several Kubernetes versions, strictly: an unknown field is an error. Queries of
+the dashboard and of the alerts have to parse.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import promql_parser
 import yaml
 from helm_python.chart import Chart, lint
 from helm_python.errors import HelmValuesError
@@ -87,12 +90,26 @@ def lint_chart() -> Iterator[str]:
             yield f"{name}: is not refused"
 
 
+def lint_queries() -> Iterator[str]:
+    """Those that are no PromQL."""
+    board = json.loads((ROOT / "deploy/grafana/intarsia.json").read_text())
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yaml").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    queries += [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+    for query in queries:
+        try:
+            promql_parser.parse(query.replace("$__rate_interval", "1m"))
+        except ValueError as error:
+            yield f"{query}: {error}"
+    print(f"queries: {len(queries)} read")
+
+
 def main() -> int:
     """Exit code 0: nothing to say; 1: something."""
     hadolint = Path(sys.executable).with_name("hadolint")
     failed = subprocess.run((hadolint, ROOT / "Dockerfile"), check=False).returncode != 0
     print(f"hadolint: {'not clean' if failed else 'clean'}")
-    problems = list(lint_chart())
+    problems = [*lint_chart(), *lint_queries()]
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
     return int(failed or bool(problems))
 
