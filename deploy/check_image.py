@@ -176,7 +176,7 @@ class Container:
         """Runs a command of this machine in the container's network, as a neighbour of the container's."""
         return call("nsenter", f"--target={self.server}", "--net", *command)
 
-    def healthy(self, seconds: float = 120) -> None:
+    def healthy(self, seconds: float = 600) -> None:
         """Waits until the image's own health check passes."""
         check = self.image.config["Healthcheck"]["Test"]
         deadline = time.monotonic() + seconds
@@ -188,7 +188,7 @@ class Container:
     def terminate(self) -> int:
         """SIGTERM to its first process; returns the exit code."""
         os.kill(self.server, signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(300)
 
 
 @contextlib.contextmanager
@@ -286,7 +286,7 @@ def check_image(image: Image, work: Path, intarsia: Sequence[str | Path]) -> Non
     data = Path(tempfile.mkdtemp(prefix="data-", dir=work))
     os.chown(data, 10001, 10001)
     with running(image, data) as container:
-        code = container.process.wait(60)
+        code = container.process.wait(300)
     check("as it comes, it refuses to speak plain text to the network", code == 2, f"exit code {code}")
     first, second = work / "first.png", work / "second.png"
     with running(image, data, INTARSIA_PLAINTEXT="allowed") as container:
