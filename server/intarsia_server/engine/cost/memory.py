@@ -54,6 +54,9 @@ FIXED = 12 * 2**20
 SPREAD = 1.25
 """What the allocator takes of the system for each byte that is held."""
 
+SPREAD_OF_TILES = 1.45
+"""The same where a job is done in tiles: they differ in size, and what one leaves is seldom what the next can use."""
+
 SPARE_VECTORS = 8
 """Copies of the image that an optimizer and a step hold, whatever the history."""
 
@@ -118,10 +121,12 @@ def peak_memory(
         phases.append(_making_masks(stage, request, at, tile_pixels))
         phases += [_targets_pass(area, at, precision, tile_pixels) for area in _targets(stage.losses, request, at)]
         phases.append(_stepping(stage, request, at, precision, (areas or {}).get(stage.name, 1.0), tile_pixels))
-    peak = SPREAD * max(phases)
+    whole = largest_tile(size[1], size[0], tile_pixels) == (size[1], size[0])
+    spread = SPREAD if whole else SPREAD_OF_TILES
+    peak = spread * max(phases)
     if not loaded:
         peak = max(LOADING * FLOAT * ENCODER_WEIGHTS, LOADED * _bytes(precision) * ENCODER_WEIGHTS + peak)
-    return round(FIXED + SPREAD * _held(request, plan, size) + peak)
+    return round(FIXED + spread * _held(request, plan, size) + peak)
 
 
 def _bytes(precision: Precision) -> int:
