@@ -1,0 +1,93 @@
+"""The Ray executor: one detached actor per device, on this computer or anywhere in a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import ray
+from ray.exceptions import RayError
+
+from intarsia_server.executors.base import ExecutorStartError
+from intarsia_server.executors.messages import WorkerConfig
+from intarsia_server.executors.pool import PoolExecutor
+from intarsia_server.executors.ray_worker import RayWorker
+
+log = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Of a cluster of our own. Only pictures pass through it, and what does not fit goes to the disk."""
+
+
+class RayExecutor(PoolExecutor):
+    """One actor per configuration.
+
+    Args:
+        configs: of the workers.
+        address: of the cluster's head, or "auto"; "": a cluster of its own is started on this computer, on loopback.
+        namespace: in which the actors have their names; an actor that is there already is ended.
+    """
+
+    def __init__(self, configs: Sequence[WorkerConfig], *, address: str, namespace: str) -> None:
+        self._configs = configs
+        self._address = address
+        self._namespace = namespace
+        # One for each worker: a start waits for its turn to be carried out, and the others must not wait for it.
+        self._threads = ThreadPoolExecutor(len(configs), thread_name_prefix="intarsia-ray")
+        # The cluster's processes end with the thread that has started them: it must last.
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="intarsia-cluster")
+        self._folder: str | None = None
+        super().__init__(
+            [partial(RayWorker, config, f"worker-{index}", self._threads) for index, config in enumerate(configs)]
+        )
+
+    async def start(self, on_ready: Callable[[bool], None]) -> None:
+        """Joins the cluster, or starts one, and then its workers."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._starter, self._connect)
+        except (RayError, OSError, RuntimeError, ValueError) as error:
+            raise ExecutorStartError(f"no Ray cluster: {error}") from error
+        # Ray has put a handler before Python's that prints a stack.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        await super().start(on_ready)
+
+    async def stop(self) -> None:
+        """Ends the actors, and the cluster if it is its own."""
+        await super().stop()
+        await asyncio.get_running_loop().run_in_executor(self._starter, self._disconnect)
+        self._threads.shutdown(wait=False)
+        self._starter.shutdown(wait=False)
+
+    def _connect(self) -> None:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        join = partial(ray.init, namespace=self._namespace, log_to_driver=False, configure_logging=False)
+        if self._address:
+            join(self._address)
+            return
+        # Else Ray would leave one in the home folder, for all clusters of this user.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        self._folder = tempfile.mkdtemp(prefix="intarsia-ray-")
+        gpus = [config for config in self._configs if config.device.startswith("cuda")]
+        join(
+            "local",
+            num_cpus=sum(1 if config in gpus else config.threads for config in self._configs),
+            num_gpus=len(gpus),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            _temp_dir=self._folder,
+        )
+
+    def _disconnect(self) -> None:
+        ray.shutdown()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
