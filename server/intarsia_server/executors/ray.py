@@ -73,6 +73,8 @@ class RayExecutor(PoolExecutor):
         if self._address:
             join(self._address)
             return
+        # Ray's own choice is the lowest: workers would stand behind everything else on this computer.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # Else Ray would leave one in the home folder, for all clusters of this user.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         self._folder = tempfile.mkdtemp(prefix="intarsia-ray-")

@@ -93,7 +93,8 @@ class RayWorker(WorkerHandle):
         is_gpu = self.config.device.startswith("cuda")
         # Ray shows an actor the GPU that it has chosen for it, and no other.
         config = replace(self.config, device="cuda:0") if is_gpu else self.config
-        remote: Any = ray.remote(concurrency_groups={FRONT_GROUP: FRONT_THREADS})(WorkerActor)
+        make: Any = ray.remote  # whose types do not know of concurrency groups
+        remote = make(concurrency_groups={FRONT_GROUP: FRONT_THREADS})(WorkerActor)
         actor: ActorHandle[WorkerActor] = remote.options(
             name=self._name,
             lifetime="detached",
