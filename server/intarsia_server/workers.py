@@ -10,6 +10,7 @@ from pathlib import Path
 from intarsia_server.executors.base import Executor, ExecutorStartError
 from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.messages import WorkerConfig
+from intarsia_server.executors.ray import RayExecutor
 from intarsia_server.settings import Settings
 
 
@@ -21,14 +22,13 @@ def make_executor(settings: Settings) -> Executor:
     """
     if settings.executor == "local":
         return LocalExecutor(worker_configs(settings))
+    configs = worker_configs(settings)
     try:
-        # Who does not ask for Ray need not have it.
-        from intarsia_server.executors.ray import RayExecutor
+        return RayExecutor(configs, address=settings.ray_address, namespace=settings.ray_namespace)
     except ImportError as error:
         raise ExecutorStartError(
             f"INTARSIA_EXECUTOR=ray needs Ray, which is not to be had ({error}): pip install 'intarsia[server,ray]'"
         ) from error
-    return RayExecutor(worker_configs(settings), address=settings.ray_address, namespace=settings.ray_namespace)
 
 
 def worker_configs(settings: Settings) -> list[WorkerConfig]:

@@ -13,18 +13,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import ray
-from ray.exceptions import RayError
-
 from intarsia_server.executors.base import ExecutorStartError
 from intarsia_server.executors.messages import WorkerConfig
 from intarsia_server.executors.pool import PoolExecutor
-from intarsia_server.executors.ray_worker import RayWorker
 
 log = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a cluster of our own. Only pictures pass through it, and what does not fit goes to the disk."""
+
+
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Has a cluster's processes listen on loopback alone, as elsewhere than on Linux; no argument of Ray's does."""
 
 
 class RayExecutor(PoolExecutor):
@@ -34,9 +34,17 @@ class RayExecutor(PoolExecutor):
         configs: of the workers.
         address: of the cluster's head, or "auto"; "": a cluster of its own is started on this computer, on loopback.
         namespace: in which the actors have their names; an actor that is there already is ended.
+
+    Raises:
+        ImportError: Ray is not installed.
     """
 
     def __init__(self, configs: Sequence[WorkerConfig], *, address: str, namespace: str) -> None:
+        if not address:
+            os.environ.update(LOOPBACK)
+        # Not before: Ray reads that as it is imported.
+        from intarsia_server.executors.ray_worker import RayWorker
+
         self._configs = configs
         self._address = address
         self._namespace = namespace
@@ -53,7 +61,7 @@ class RayExecutor(PoolExecutor):
         """Joins the cluster, or starts one, and then its workers."""
         try:
             await asyncio.get_running_loop().run_in_executor(self._starter, self._connect)
-        except (RayError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray's have nothing in common
             raise ExecutorStartError(f"no Ray cluster: {error}") from error
         # Ray has put a handler before Python's that prints a stack.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
@@ -67,6 +75,8 @@ class RayExecutor(PoolExecutor):
         self._starter.shutdown(wait=False)
 
     def _connect(self) -> None:
+        import ray
+
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         logging.getLogger("ray").setLevel(logging.ERROR)
         join = partial(ray.init, namespace=self._namespace, log_to_driver=False, configure_logging=False)
@@ -85,11 +95,12 @@ class RayExecutor(PoolExecutor):
             num_gpus=len(gpus),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _node_ip_address="127.0.0.1",
             _temp_dir=self._folder,
         )
 
     def _disconnect(self) -> None:
+        import ray
+
         ray.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
