@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,9 @@ class RayWorker(WorkerHandle):
         """As of the base; checkpoints come from the actor in parts."""
         self._receiver = CheckpointReceiver(checkpoint)
         try:
-            async for event in super().run(request, cancel, checkpoint):
-                yield event
+            async with aclosing(super().run(request, cancel, checkpoint)) as events:
+                async for event in events:
+                    yield event
         finally:
             self._receiver.close()
 
