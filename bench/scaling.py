@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from intarsia_server.engine.parameters import MaskedGramParameters
 from intarsia_server.engine.request import TransferRequest
@@ -43,8 +44,8 @@ class Arrangement:
 
 def configs(workers: int, threads: int) -> list[WorkerConfig]:
     """Of CPU workers, on cores of their own where there are enough."""
-    found = worker_configs(Settings(devices=["cpu"] * workers, threads=threads))
-    return [replace(config, log_level="ERROR") for config in found]
+    settings: dict[str, Any] = {"devices": ["cpu"] * workers, "threads": threads, "log_level": "ERROR"}
+    return worker_configs(Settings(**settings))
 
 
 def a_request(side: int, steps: int) -> TransferRequest:
@@ -58,9 +59,8 @@ async def round_seconds(arrangement: Arrangement, request: TransferRequest) -> f
 
     async def work() -> None:
         for _ in left:
-            async for event in arrangement.executor.run(request, asyncio.Event()):
-                pass
-            assert isinstance(event, ResultEvent)
+            events = [event async for event in arrangement.executor.run(request, asyncio.Event())]
+            assert isinstance(events[-1], ResultEvent)
 
     began = time.perf_counter()
     await asyncio.gather(*(work() for _ in range(arrangement.at_a_time)))

@@ -29,7 +29,10 @@ from intarsia_server.executors.base import (
     ResultEvent,
     WorkerDiedError,
 )
+from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.messages import WorkerConfig
+from intarsia_server.executors.pool import PoolExecutor
+from intarsia_server.executors.ray import RayExecutor
 
 STEPS = 12
 CONFIG = WorkerConfig(
@@ -111,3 +114,27 @@ def summaries(events: list[ExecutorEvent]) -> list[tuple[Any, ...]]:
 
 def of_kind(kind: type, events: list[ExecutorEvent]) -> list[Any]:
     return [event for event in events if isinstance(event, kind)]
+
+
+FEW = 3
+SHORT = request(steps=FEW, preview_interval=2)
+ENDLESS = request(steps=100_000)
+"""Runs until it is told to stop."""
+
+
+def image(events: list[ExecutorEvent]) -> bytes:
+    result = events[-1]
+    assert isinstance(result, ResultEvent)
+    return result.image
+
+
+def ray_executor(*configs: WorkerConfig) -> RayExecutor:
+    """With a cluster of its own."""
+    return RayExecutor(configs, address="", namespace="tests")
+
+
+def local_executor(*configs: WorkerConfig) -> LocalExecutor:
+    return LocalExecutor(configs)
+
+
+MAKE: dict[str, Callable[..., PoolExecutor]] = {"local": local_executor, "ray": ray_executor}

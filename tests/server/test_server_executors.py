@@ -15,8 +15,12 @@ import pytest
 import server_pictures as pictures
 from executor_driving import (
     CONFIG,
+    ENDLESS,
+    MAKE,
+    SHORT,
     STEPS,
     both,
+    image,
     of_kind,
     request,
     run,
@@ -32,7 +36,6 @@ from intarsia_server.executors.base import (
     EvaluatedEvent,
     ExecutionCancelledError,
     ExecutorEvent,
-    ExecutorStartError,
     PreviewEvent,
     ProgressEvent,
     ResultEvent,
@@ -42,27 +45,10 @@ from intarsia_server.executors.base import (
 )
 from intarsia_server.executors.checkpoint_files import part_of
 from intarsia_server.executors.local import LocalExecutor
-from intarsia_server.executors.messages import WorkerConfig
 from intarsia_server.executors.pool import PoolExecutor
-from intarsia_server.executors.ray import RayExecutor
-from server_process import LONG, alive, children, eventually
+from server_process import LONG, alive, eventually
 
 Value = TypeVar("Value")
-FEW = 3
-SHORT = request(steps=FEW, preview_interval=2)
-ENDLESS = request(steps=100_000)
-
-
-def ray_executor(*configs: WorkerConfig) -> RayExecutor:
-    """With a cluster of its own."""
-    return RayExecutor(configs, address="", namespace="tests")
-
-
-def local_executor(*configs: WorkerConfig) -> LocalExecutor:
-    return LocalExecutor(configs)
-
-
-MAKE: dict[str, Callable[..., PoolExecutor]] = {"local": local_executor, "ray": ray_executor}
 
 
 @dataclass
@@ -136,12 +122,6 @@ def path(tmp_path: Path) -> Path:
 def beside(path: Path) -> list[str]:
     """What lies in its folder."""
     return [entry.name for entry in path.parent.iterdir()]
-
-
-def image(events: list[ExecutorEvent]) -> bytes:
-    result = events[-1]
-    assert isinstance(result, ResultEvent)
-    return result.image
 
 
 def test_it_says_what_its_workers_are(driven: Driven) -> None:
@@ -329,59 +309,3 @@ def test_a_worker_and_what_it_finds(driven: Driven, path: Path) -> None:
     assert not of_kind(ResumedEvent, other)
     assert len(told(other)) == 4 * STEPS
     assert speeds() != before
-
-
-def descendants(pid: int) -> set[int]:
-    found = set(children(pid))
-    return found.union(*(descendants(child) for child in found))
-
-
-@pytest.mark.parametrize("kind", MAKE)
-def test_from_its_making_to_its_end(kind: str) -> None:
-    """A run that comes before the start waits for it; a worker that dies as it starts, and the end, leave nothing."""
-    before = descendants(os.getpid())
-
-    async def go() -> set[int]:
-        executor = MAKE[kind](CONFIG, CONFIG)
-        assert executor.info() is None
-        assert [worker.pid for worker in executor.workers()] == [None, None]
-        early = asyncio.create_task(run(executor, SHORT, None))
-        ready: list[bool] = []
-        await executor.start(ready.append)
-        assert ready == [True]
-        assert len({worker.pid for worker in executor.workers()}) == 2
-        late = asyncio.create_task(run(executor, SHORT, None))
-        assert image(await early) == image(await late)
-        of_its_own = descendants(os.getpid()) - before
-        assert {worker.pid for worker in executor.workers()} <= of_its_own
-        endless = asyncio.create_task(run(executor, ENDLESS, None))
-        await asyncio.sleep(0)
-        await executor.stop()
-        assert not of_kind(ResultEvent, await endless)
-        return of_its_own
-
-    for pid in asyncio.run(go()):
-        eventually(lambda pid=pid: not alive(pid), "a process of the executor's to end")  # type: ignore[misc]
-
-
-@pytest.mark.parametrize("kind", MAKE)
-def test_what_cannot_start(kind: str, tmp_path: Path) -> None:
-    missing = replace(CONFIG, encoder="mine", encoder_files={"mine": tmp_path / "vgg19.pth"})
-
-    async def go() -> None:
-        executor = MAKE[kind](missing)
-        with pytest.raises(ExecutorStartError, match="mine"):
-            await executor.start(lambda _: None)
-        await executor.stop()
-
-    asyncio.run(go())
-
-
-def test_no_cluster_at_that_address() -> None:
-    async def go() -> None:
-        executor = RayExecutor([CONFIG], address="127.0.0.1:1", namespace="tests")
-        with pytest.raises(ExecutorStartError, match="no Ray cluster"):
-            await executor.start(lambda _: None)
-        await executor.stop()
-
-    asyncio.run(go())
