@@ -11,11 +11,12 @@ import pytest
 from executor_driving import CONFIG, ENDLESS, MAKE, SHORT, image, of_kind, run
 from intarsia_server.executors.base import ExecutorStartError, ResultEvent
 from intarsia_server.executors.ray import RayExecutor
-from server_process import alive, children, eventually
+from server_process import alive, children, command_line, eventually
 
 
 def descendants(pid: int) -> set[int]:
-    found = set(children(pid))
+    """Without the tracker of multiprocessing, which stays with the process."""
+    found = {child for child in children(pid) if "resource_tracker" not in command_line(child)}
     return found.union(*(descendants(child) for child in found))
 
 
