@@ -25,11 +25,11 @@ from intarsia_server.workers import worker_configs
 
 from bench.example import example_request
 
-ROUNDS = 7
+ROUNDS = 5
 JOBS = 4
 """Of a round."""
 
-SIZES = {"64 px, 1 step": (64, 1), "64 px, 20 steps": (64, 20), "256 px, 20 steps": (256, 20)}
+SIZES = {"64 px, 1 step": (64, 1), "128 px, 20 steps": (128, 20)}
 """Longer side, and steps."""
 
 

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a cluster of our own. Only pictures pass through it, and what does not fit goes to the disk."""
 
+
+CONNECT_SECONDS = 10.0
 
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Has a cluster's processes listen on loopback alone, as elsewhere than on Linux; no argument of Ray's does."""
@@ -43,18 +46,17 @@ class RayExecutor(PoolExecutor):
         if not address:
             os.environ.update(LOOPBACK)
         # Not before: Ray reads that as it is imported.
-        from intarsia_server.executors.ray_worker import RayWorker
+        from intarsia_server.executors.ray_worker import RayWorker, Surroundings
 
         self._configs = configs
         self._address = address
         self._namespace = namespace
         # One for each worker: a start waits for its turn to be carried out, and the others must not wait for it.
-        self._threads = ThreadPoolExecutor(len(configs), thread_name_prefix="intarsia-ray")
+        self._surroundings = Surroundings(ThreadPoolExecutor(len(configs), thread_name_prefix="intarsia-ray"))
         # The cluster's processes end with the thread that has started them: it must last.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="intarsia-cluster")
-        self._folder: str | None = None
         super().__init__(
-            [partial(RayWorker, config, f"worker-{index}", self._threads) for index, config in enumerate(configs)]
+            [partial(RayWorker, config, f"worker-{index}", self._surroundings) for index, config in enumerate(configs)]
         )
 
     async def start(self, on_ready: Callable[[bool], None]) -> None:
@@ -62,7 +64,10 @@ class RayExecutor(PoolExecutor):
         try:
             await asyncio.get_running_loop().run_in_executor(self._starter, self._connect)
         except Exception as error:  # Ray's have nothing in common
-            raise ExecutorStartError(f"no Ray cluster: {error}") from error
+            cause = str(error.__cause__ or "").strip()
+            raise ExecutorStartError(
+                f"no Ray cluster: {error}. {cause[cause.rfind(chr(10)) + 1 :]}".rstrip(". ")
+            ) from error
         # Ray has put a handler before Python's that prints a stack.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         await super().start(on_ready)
@@ -71,7 +76,7 @@ class RayExecutor(PoolExecutor):
         """Ends the actors, and the cluster if it is its own."""
         await super().stop()
         await asyncio.get_running_loop().run_in_executor(self._starter, self._disconnect)
-        self._threads.shutdown(wait=False)
+        self._surroundings.threads.shutdown(wait=False)
         self._starter.shutdown(wait=False)
 
     def _connect(self) -> None:
@@ -81,13 +86,14 @@ class RayExecutor(PoolExecutor):
         logging.getLogger("ray").setLevel(logging.ERROR)
         join = partial(ray.init, namespace=self._namespace, log_to_driver=False, configure_logging=False)
         if self._address:
+            _check_listens(self._address)
             join(self._address)
             return
         # Ray's own choice is the lowest: workers would stand behind everything else on this computer.
         os.environ.setdefault("RAY_worker_niceness", "0")
         # Else Ray would leave one in the home folder, for all clusters of this user.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        self._folder = tempfile.mkdtemp(prefix="intarsia-ray-")
+        self._surroundings.folder = tempfile.mkdtemp(prefix="intarsia-ray-")
         gpus = [config for config in self._configs if config.device.startswith("cuda")]
         join(
             "local",
@@ -95,12 +101,23 @@ class RayExecutor(PoolExecutor):
             num_gpus=len(gpus),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=self._folder,
+            _temp_dir=self._surroundings.folder,
         )
 
     def _disconnect(self) -> None:
         import ray
 
         ray.shutdown()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._surroundings.folder is not None:
+            shutil.rmtree(self._surroundings.folder, ignore_errors=True)
+
+
+def _check_listens(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()

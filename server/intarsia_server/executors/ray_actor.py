@@ -43,9 +43,10 @@ class WorkerActor:
 
     Args:
         config: of the worker.
+        folder: in which to make one for checkpoints; None: where temporary files lie.
     """
 
-    def __init__(self, config: WorkerConfig) -> None:
+    def __init__(self, config: WorkerConfig, folder: str | None) -> None:
         self._config = config
         self._worker: Worker
         self._outbox: queue.SimpleQueue[RayMessage] = queue.SimpleQueue()
@@ -53,7 +54,7 @@ class WorkerActor:
         self._cancelled_serial = 0
         self._ended_serial = 0
         self._unasked_seconds = 0
-        self._folder = Path(tempfile.mkdtemp(prefix="intarsia-actor-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="intarsia-actor-", dir=folder))
         threading.Thread(target=self._end_unasked, daemon=True, name="intarsia-lease").start()
 
     def start(self) -> None:

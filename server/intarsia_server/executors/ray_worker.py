@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,26 @@ END_SECONDS = 10.0
 """That an actor may take to end."""
 
 
+@dataclass
+class Surroundings:
+    """What the workers of an executor share.
+
+    Attributes:
+        threads: in which the calls to Ray are made that block.
+        folder: in which actors make theirs; None: where temporary files lie on their computers.
+    """
+
+    threads: ThreadPoolExecutor
+    folder: str | None = None
+
+
 class RayWorker(WorkerHandle):
     """A worker that is a detached actor, in whatever computer of the cluster has room for it.
 
     Args:
         config: of the worker.
         name: of the actor in its namespace; an actor of that name is another front's, which has gone.
-        threads: in which the calls to Ray are made that block.
+        surroundings: of it.
         on_exit: as of `WorkerHandle`.
     """
 
@@ -51,12 +64,12 @@ class RayWorker(WorkerHandle):
         self,
         config: WorkerConfig,
         name: str,
-        threads: ThreadPoolExecutor,
+        surroundings: Surroundings,
         on_exit: Callable[[WorkerHandle], None],
     ) -> None:
         super().__init__(config, on_exit)
         self._name = name
-        self._threads = threads
+        self._surroundings = surroundings
         self._actor: ActorHandle[WorkerActor] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._receiver = CheckpointReceiver(None)
@@ -101,7 +114,7 @@ class RayWorker(WorkerHandle):
             num_cpus=1 if is_gpu else self.config.threads,
             num_gpus=1 if is_gpu else 0,
             max_restarts=0,
-        ).remote(config)
+        ).remote(config, self._surroundings.folder)
         _call(actor, "start")
         return actor
 
@@ -147,7 +160,7 @@ class RayWorker(WorkerHandle):
         self._gone()
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._surroundings.threads, function, *arguments)
 
     def status(self) -> WorkerStatus:
         """As the actor last said; may be called in any thread."""
