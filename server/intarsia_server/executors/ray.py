@@ -26,6 +26,15 @@ OBJECT_STORE_BYTES = 100 * 2**20
 
 CONNECT_SECONDS = 10.0
 
+OWN_CLUSTER = {
+    # Ray's own choice is the lowest: workers would stand behind everything else on this computer.
+    "RAY_worker_niceness": "0",
+    # A busy computer takes more than the usual half minute.
+    "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_raylet_start_wait_time_s": "300",
+}
+"""Settings of Ray's for a cluster of our own, unless somebody has set them."""
+
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Has a cluster's processes listen on loopback alone, as elsewhere than on Linux; no argument of Ray's does."""
 
@@ -43,6 +52,8 @@ class RayExecutor(PoolExecutor):
     """
 
     def __init__(self, configs: Sequence[WorkerConfig], *, address: str, namespace: str) -> None:
+        # A call that comes after the end must not start a cluster.
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         if not address:
             os.environ.update(LOOPBACK)
         # Not before: Ray reads that as it is imported.
@@ -89,8 +100,8 @@ class RayExecutor(PoolExecutor):
             _check_listens(self._address)
             join(self._address)
             return
-        # Ray's own choice is the lowest: workers would stand behind everything else on this computer.
-        os.environ.setdefault("RAY_worker_niceness", "0")
+        for name, value in OWN_CLUSTER.items():
+            os.environ.setdefault(name, value)
         # Else Ray would leave one in the home folder, for all clusters of this user.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         self._surroundings.folder = tempfile.mkdtemp(prefix="intarsia-ray-")
