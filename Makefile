@@ -16,7 +16,7 @@ setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml setup.py proto/intarsia/v1/style_transfer.proto $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) -r pyproject.toml --extra server --extra plot --extra dev
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(TORCH) -r pyproject.toml --extra server --extra ray --extra plot --extra dev
 	PATH="$(BIN):$$PATH" $(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
 	touch $@
 

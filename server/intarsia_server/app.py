@@ -11,18 +11,14 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import grpc
 from pydantic import ValidationError
 
-from intarsia_server.executors.base import ExecutorStartError
-from intarsia_server.executors.local import LocalExecutor
-from intarsia_server.executors.messages import WorkerConfig
+from intarsia_server.executors.base import Executor, ExecutorStartError
 from intarsia_server.jobs.admission import Limits
 from intarsia_server.jobs.archive import Archive
 from intarsia_server.jobs.files import FileStore
@@ -43,6 +39,7 @@ from intarsia_server.settings import Settings
 from intarsia_server.telemetry.present import Present
 from intarsia_server.telemetry.telemetry import Telemetry
 from intarsia_server.versions import versions
+from intarsia_server.workers import make_executor
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +104,11 @@ async def serve(settings: Settings, access: Access, *, exit_with_stdin: bool) ->
 async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: asyncio.Event) -> int:
     """Serves from that folder until told to stop."""
     loop = asyncio.get_running_loop()
-    executor = LocalExecutor(_worker_configs(settings))
+    try:
+        executor = make_executor(settings)
+    except ExecutorStartError as error:
+        log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
+        return 1
     telemetry = Telemetry(settings.metrics_address, code_of=lambda error: code_of(error).name, versions=versions())
     try:
         archive, jobs = await _recovered_jobs(settings, executor, folder, telemetry.observers)
@@ -202,7 +203,7 @@ def _answers(address: str) -> bool:
 
 
 async def _recovered_jobs(
-    settings: Settings, executor: LocalExecutor, folder: DataFolder, observers: Sequence[JobObserver]
+    settings: Settings, executor: Executor, folder: DataFolder, observers: Sequence[JobObserver]
 ) -> tuple[Archive, JobManager]:
     """What an earlier server left in the folder is taken over.
 
@@ -254,33 +255,3 @@ def _limits(settings: Settings) -> Limits:
         memory=settings.queue_mib * 2**20,
         per_client=settings.client_jobs,
     )
-
-
-def _worker_configs(settings: Settings) -> list[WorkerConfig]:
-    return [
-        WorkerConfig(
-            device=device,
-            threads=settings.threads,
-            encoder=settings.encoder,
-            encoder_files=settings.encoder_files,
-            segmentation_files=settings.segmentation_files,
-            allow_download=settings.allow_download,
-            max_pixels=settings.max_pixels,
-            target_cache_bytes=settings.target_cache_mib * 2**20,
-            memory_bytes=settings.memory_mib * 2**20,
-            checkpoint_seconds=settings.checkpoint_seconds,
-            log_level=settings.log_level,
-            log_format=settings.log_format,
-        )
-        for device in settings.devices or _default_devices()
-    ]
-
-
-def _default_devices() -> list[str]:
-    """All GPUs that torch can use, else the CPU. Asked of another process: torch must not be loaded in this one."""
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
-        return ["cpu"]
-    count = "import torch; print(torch.cuda.device_count())"
-    answer = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=False)
-    gpus = int(answer.stdout) if answer.returncode == 0 else 0
-    return [f"cuda:{index}" for index in range(gpus)] or ["cpu"]

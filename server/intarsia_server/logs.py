@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -62,14 +62,25 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
-def set_up_logs(process: str, *, level: str, log_format: LogFormat) -> None:
-    """Sends this process's log to standard error."""
-    handler = logging.StreamHandler()
+class _Passing(logging.Handler):
+    """Hands each line on, with its end."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(self.format(record) + "\n")
+
+
+def set_up_logs(process: str, *, level: str, log_format: LogFormat, write: Callable[[str], None] | None = None) -> None:
+    """Sends this process's log to standard error, or to `write`, line by line."""
+    handler = logging.StreamHandler() if write is None else _Passing(write)
     handler.setFormatter(
         JsonFormatter(process)
         if log_format == "json"
         else logging.Formatter(f"%(asctime)s %(levelname)s {process} %(message)s")
     )
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level=level, handlers=[handler], force=write is not None)
     # Python's warnings would be lines of their own form otherwise.
     logging.captureWarnings(log_format == "json")

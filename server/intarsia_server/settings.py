@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -40,7 +39,16 @@ class Settings(BaseSettings):
         description='Devices to run one worker on each, as JSON: ["cuda:0"]. Empty: all GPUs, else the CPU.',
     )
     threads: int = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)), ge=1, description="CPU threads of a CPU worker."
+        0, ge=0, description="CPU threads of each CPU worker; 0: the process's cores, divided among those workers."
+    )
+    executor: Literal["local", "ray"] = Field(
+        "local", description="Where workers run: processes on this computer, or actors of a Ray cluster."
+    )
+    ray_address: str = Field(
+        "", description='Cluster to join, HOST:PORT or "auto"; empty: one of its own is started on this computer.'
+    )
+    ray_namespace: str = Field(
+        "intarsia", min_length=1, description="Of the actors' names; each server in a cluster needs one of its own."
     )
     encoder: str = Field("embedded", description="Encoder that is loaded at the start and used by default.")
     encoder_files: Annotated[dict[str, Path], NoDecode, BeforeValidator(_from_json)] = Field(

@@ -37,6 +37,7 @@ class ScriptedExecutor(Executor):
         self.slots = slots
         self.begun: list[int] = []
         self.checkpoints: list[Path | None] = []
+        self.costs: list[float] = []
         self.ended: list[int] = []
         self.most_at_once = 0
         self.failures: dict[int, Exception] = {}
@@ -60,10 +61,11 @@ class ScriptedExecutor(Executor):
         on_ready(True)
 
     async def run(
-        self, request: Work, cancel: asyncio.Event, checkpoint: Path | None = None
+        self, request: Work, cancel: asyncio.Event, checkpoint: Path | None = None, *, cost: float = 0.0
     ) -> AsyncGenerator[ExecutorEvent, None]:
         assert isinstance(request, TransferRequest)
         self.checkpoints.append(checkpoint)
+        self.costs.append(cost)
         self.begun.append(request.seed)
         self.most_at_once = max(self.most_at_once, len(self.begun) - len(self.ended))
         try:

@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import server_pictures as pictures
 import torch
 from intarsia_server.engine.cancel import never
 from intarsia_server.engine.checkpoint import Checkpoint
 from intarsia_server.engine.errors import CancelledError
-from intarsia_server.engine.events import TransferWarning
-from intarsia_server.engine.parameters import SequentialParameters
-from intarsia_server.engine.request import (
-    LabelMapSource,
-    Optimization,
-    Optimizer,
-    Output,
-    Precision,
-    Segment,
-    Start,
-    TransferRequest,
-)
-from intarsia_server.engine.stages import StageDone, StageStarted
+from intarsia_server.engine.stages import StageDone
 from intarsia_server.executors import checkpoint_format, checkpoints
 from intarsia_server.executors.base import (
-    ExecutionCancelledError,
-    ExecutorEvent,
-    ProgressEvent,
-    ResultEvent,
     ResumedEvent,
-    WorkerDiedError,
 )
 from intarsia_server.executors.checkpoint_files import part_of, remove_checkpoint
 from intarsia_server.executors.checkpoints import CheckpointWriter, read_checkpoint
-from intarsia_server.executors.local import LocalExecutor
-from intarsia_server.executors.messages import WorkerConfig
 from intarsia_server.jobs.events import Numbered
 from intarsia_server.rpc.responses import Responses
-from server_process import LONG, children, command_line, eventually
+from server_process import LONG, eventually
 
 MINE = "a" * 64
 SOON = 1e-9
@@ -294,159 +271,3 @@ def test_a_message_says_where_a_job_goes_on() -> None:
     message = watched.event
     assert message.sequence == 4
     assert (message.resumed.stage, message.resumed.step) == ("segment 1", 7)
-
-
-STEPS = 12
-CONFIG = WorkerConfig(
-    device="cpu",
-    threads=1,
-    encoder="embedded",
-    encoder_files={},
-    segmentation_files={},
-    allow_download=False,
-    max_pixels=1_000_000,
-    target_cache_bytes=2**27,
-    checkpoint_seconds=0.01,
-    log_level="INFO",
-    log_format="text",
-)
-
-
-def request(seed: int = 0) -> TransferRequest:
-    """Four stages, with a warning before the first: the label map is of another size."""
-    return TransferRequest(
-        content=pictures.content(),
-        segmentation=LabelMapSource(pictures.label_map((97, 64))),
-        segments=tuple(
-            Segment(labels=(label,), style=pictures.style(name)) for label, name in enumerate(pictures.STYLES)
-        ),
-        parameters=SequentialParameters(steps=STEPS, smoothing_steps=STEPS, coarse_steps=0, background=0),
-        paper=False,
-        optimization=Optimization(optimizer=Optimizer.LBFGS, learning_rate=0.02, history=4, start=Start.NOISE),
-        output=Output(),
-        seed=seed,
-        encoder="embedded",
-        precision=Precision.FP32,
-        preview_interval=0,
-    )
-
-
-async def run(
-    executor: LocalExecutor,
-    of: TransferRequest,
-    checkpoint: Path | None,
-    *,
-    until: Callable[[ExecutorEvent], bool] = lambda _: False,
-    then: Callable[[asyncio.Event], None] = lambda _: None,
-) -> list[ExecutorEvent]:
-    """Its events; with the first one that is as `until` says, `then` is done."""
-    events: list[ExecutorEvent] = []
-    is_done = False
-    cancel = asyncio.Event()
-    with suppress(WorkerDiedError, ExecutionCancelledError):
-        async for event in executor.run(of, cancel, checkpoint):
-            events.append(event)
-            if not is_done and until(event):
-                is_done = True
-                then(cancel)
-    return events
-
-
-def kill_worker(_: asyncio.Event) -> None:
-    (worker,) = [pid for pid in children(os.getpid()) if "spawn_main" in command_line(pid)]
-    os.kill(worker, signal.SIGKILL)
-
-
-def step_of(stage: str, step: int) -> Callable[[ExecutorEvent], bool]:
-    return lambda event: isinstance(event, ProgressEvent) and event.stage == stage and event.step >= step
-
-
-def both(place: Callable[[ExecutorEvent], bool], path: Path) -> Callable[[ExecutorEvent], bool]:
-    """There, with a checkpoint on disk."""
-    return lambda event: place(event) and path.exists()
-
-
-def told(events: list[ExecutorEvent]) -> list[tuple[Any, ...]]:
-    return [
-        (event.stage, event.step, event.losses, event.fraction) for event in events if isinstance(event, ProgressEvent)
-    ]
-
-
-def summaries(events: list[ExecutorEvent]) -> list[tuple[Any, ...]]:
-    result = events[-1]
-    assert isinstance(result, ResultEvent)
-    return [(stage.stage, stage.steps, stage.losses, stage.total) for stage in result.stages]
-
-
-def of_kind(kind: type, events: list[ExecutorEvent]) -> list[Any]:
-    return [event for event in events if isinstance(event, kind)]
-
-
-def test_a_killed_workers_job_goes_on(path: Path) -> None:
-    async def go() -> None:
-        executor = LocalExecutor([CONFIG])
-        await executor.start(lambda _: None)
-        try:
-            of = request()
-            whole = await run(executor, of, None)
-            assert of_kind(TransferWarning, whole)
-            assert not beside(path)
-            attempts = []
-            for place in (step_of("vanilla", 6), step_of("segment 2", 4)):
-                attempts.append(await run(executor, of, path, until=both(place, path), then=kill_worker))
-                part_of(path).write_bytes(b"half of one")
-            attempts.append(await run(executor, of, path))
-            assert not of_kind(ResumedEvent, attempts[0])
-            for after in attempts[1:]:
-                resumed, started = after[:2]
-                assert isinstance(resumed, ResumedEvent)
-                assert isinstance(started, StageStarted)
-                assert started.stage == resumed.stage
-                assert not of_kind(TransferWarning, after)
-                # Each attempt's steps are the unbroken run's, from where it was taken up.
-                at = [(stage, step) for stage, step, *_ in told(whole)].index((resumed.stage, resumed.step))
-                assert told(after) == told(whole)[at + 1 :][: len(told(after))]
-            last, expected = attempts[-1][-1], whole[-1]
-            assert isinstance(last, ResultEvent)
-            assert isinstance(expected, ResultEvent)
-            assert last.image == expected.image
-            assert summaries(attempts[-1]) == summaries(whole)
-            assert beside(path) == ["job"]
-        finally:
-            await executor.stop()
-
-    asyncio.run(go())
-
-
-def test_a_worker_and_what_it_finds(path: Path) -> None:
-    """Cancelled, it leaves its last checkpoint; another request's is passed over; whole jobs alone teach speeds."""
-
-    async def go() -> None:
-        executor = LocalExecutor([CONFIG])
-        await executor.start(lambda _: None)
-        try:
-            events = await run(
-                executor, request(), path, until=both(step_of("segment 1", 4), path), then=asyncio.Event.set
-            )
-            assert not of_kind(ResultEvent, events)
-            assert beside(path) == ["job"]
-            info = executor.info()
-            assert info is not None
-            before = info.speeds
-
-            resumed = await run(executor, request(), path)
-            assert of_kind(ResumedEvent, resumed)
-            info = executor.info()
-            assert info is not None
-            assert info.speeds == before
-
-            other = await run(executor, request(seed=1), path)
-            assert not of_kind(ResumedEvent, other)
-            assert len(told(other)) == 4 * STEPS
-            info = executor.info()
-            assert info is not None
-            assert info.speeds != before
-        finally:
-            await executor.stop()
-
-    asyncio.run(go())

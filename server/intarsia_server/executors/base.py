@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intarsia_server.engine.cost.speed import Speed
-from intarsia_server.engine.device_info import DeviceInfo, resident_memory
+from intarsia_server.engine.device_info import DeviceInfo
 from intarsia_server.engine.events import TransferWarning
 from intarsia_server.engine.figures import Evaluation
 from intarsia_server.engine.label_answer import FoundLabels
@@ -120,20 +120,17 @@ class WorkerStatus:
 
     Attributes:
         device: that it works on.
-        pid: None while there is no process.
+        pid: on its own computer; None while there is no process.
         restarts: how often another process has taken its place.
         device_memory: bytes of its GPU's memory that it held when it last said so; 0 on a CPU.
+        resident_memory: bytes that its process holds in its computer's memory; 0: there is none, or it is not known.
     """
 
     device: str
     pid: int | None
     restarts: int
     device_memory: int
-
-    @property
-    def resident_memory(self) -> int:
-        """Bytes that its process holds in the computer's memory; 0: there is none, or it is not known."""
-        return 0 if self.pid is None else resident_memory(self.pid)
+    resident_memory: int
 
 
 class ExecutionCancelledError(Exception):
@@ -170,7 +167,7 @@ class Executor(ABC):
 
     @abstractmethod
     def run(
-        self, request: Work, cancel: asyncio.Event, checkpoint: Path | None = None
+        self, request: Work, cancel: asyncio.Event, checkpoint: Path | None = None, *, cost: float = 0.0
     ) -> AsyncGenerator[ExecutorEvent, None]:
         """Runs one request on a free worker and yields its events; the last one is a `FinalEvent`.
 
@@ -180,6 +177,7 @@ class Executor(ABC):
             checkpoint: file in an existing folder, where a transfer writes its checkpoints. If it holds one of the
                 same request the transfer goes on from there: a `ResumedEvent` comes first, and no warning from before.
                 It is left there when the run ends, for the caller to remove.
+            cost: seconds that it is thought to take; where several workers are free, the fastest takes what costs most.
 
         Raises:
             InvalidInputError, WeightsUnavailableError: as the engine says.

@@ -1,7 +1,8 @@
-"""Which files a job's checkpoint takes. No torch here: the front process removes them."""
+"""Which files a job's checkpoint takes, and how they are made. No torch here: the front process has to do with them."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -18,3 +19,17 @@ def remove_checkpoint(path: Path) -> None:
     """
     path.unlink(missing_ok=True)
     part_of(path).unlink(missing_ok=True)
+
+
+def private(path: str, flags: int) -> int:
+    """Opens a file that nobody else may read."""
+    return os.open(path, flags, mode=0o600)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until a file's new name is on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

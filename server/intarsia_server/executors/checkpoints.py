@@ -18,7 +18,7 @@ from typing import BinaryIO, Self
 from intarsia_server.engine.cancel import Cancelled
 from intarsia_server.engine.checkpoint import Checkpoint
 from intarsia_server.executors import checkpoint_format
-from intarsia_server.executors.checkpoint_files import part_of
+from intarsia_server.executors.checkpoint_files import part_of, private, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +57,17 @@ class CheckpointWriter:
         fingerprint: of all that the result depends on.
         seconds: from one to the next, at least; longer where writing would take more than `SHARE` of the time.
             0: nothing is written.
+        on_written: called with the path, in the thread that waits for the disk, when a checkpoint is there; the next
+            one is not taken before it returns, and the time that it takes counts as the writing's.
     """
 
-    def __init__(self, path: Path | None, fingerprint: str, seconds: float) -> None:
+    def __init__(
+        self, path: Path | None, fingerprint: str, seconds: float, on_written: Callable[[Path], None] | None = None
+    ) -> None:
         self._path = path
         self._fingerprint = fingerprint
         self._seconds = seconds
+        self._on_written = on_written
         self._due = math.inf
         self._failing = False
         self._closed = False
@@ -95,7 +100,7 @@ class CheckpointWriter:
         self._due = math.inf
         file: BinaryIO | None = None
         try:
-            file = open(part_of(self._path), "w+b", opener=_private)  # noqa: SIM115  # closed by the thread
+            file = open(part_of(self._path), "w+b", opener=private)  # noqa: SIM115  # closed by the thread
             checkpoint_format.write(file, take(), self._fingerprint, cancelled)
             file.flush()
         except OSError as error:
@@ -120,8 +125,10 @@ class CheckpointWriter:
                 if self._closed:
                     return
                 part_of(path).replace(path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             self._failing = False
+            if self._on_written is not None:
+                self._on_written(path)
         except OSError as error:
             self._give_up(file, error)
         finally:
@@ -147,20 +154,6 @@ class CheckpointWriter:
         if self._path is not None:
             with suppress(OSError):
                 part_of(self._path).unlink()
-
-
-def _private(path: str, flags: int) -> int:
-    """Opens a file that nobody else may read."""
-    return os.open(path, flags, mode=0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Waits until a file's new name is on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _reason(error: OSError) -> str:

@@ -14,10 +14,14 @@ from intarsia_server.logs import LogFormat
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """All that a worker process is told at its start; with `memory_bytes` 0 it may take most of what its device has."""
+    """All that a worker is told at its start.
+
+    With `memory_bytes` 0 it may take most of what its device has, with `cores` empty it may run on all.
+    """
 
     device: str
     threads: int
+    cores: tuple[int, ...] = ()
     encoder: str
     encoder_files: Mapping[str, Path]
     segmentation_files: Mapping[SegmentationModel, Path]

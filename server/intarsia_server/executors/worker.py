@@ -1,4 +1,4 @@
-"""The worker process: loads the encoder once, then runs one request after another."""
+"""What a worker does, whatever process it is in: loads the encoder once, then runs one request after another."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 from intarsia_server import ops
 from intarsia_server.engine.automatic import Classifier
+from intarsia_server.engine.cancel import Cancelled
 from intarsia_server.engine.capabilities import (
     describe_device,
     memory_allowed,
@@ -66,59 +65,30 @@ from intarsia_server.executors.base import (
 )
 from intarsia_server.executors.calibration import calibrate
 from intarsia_server.executors.checkpoints import CheckpointWriter, read_checkpoint
-from intarsia_server.executors.messages import Failed, Holding, Learned, Ready, RunCommand, WorkerConfig, WorkerMessage
+from intarsia_server.executors.messages import Failed, Holding, Learned, RunCommand, WorkerConfig, WorkerMessage
 from intarsia_server.executors.stopwatch import Stopwatch
-from intarsia_server.logs import log_fields, set_up_logs
 
 log = logging.getLogger(__name__)
 
 PREVIEW_SIDE = 320
-PR_SET_PDEATHSIG = 1
 
 HOLDING_STEPS = (1, 10)
 """Of a stage, counted from its start or from where it is taken up again, after which the GPU memory is told: the first
 has taken the most, later ones may have become a graph."""
 
 
-def run_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, config: WorkerConfig) -> None:
-    """The process's main function; returns when told None or when the connection's other end is closed.
+def start_worker(config: WorkerConfig) -> Worker:
+    """Loads the encoder and finds out how fast the device is.
 
-    Args:
-        connection: commands in, messages out.
-        cancelled_serial: requests with a serial up to this value are to stop.
-        config: of this worker.
+    Raises:
+        ExecutorStartError: the worker cannot start; the message says why.
     """
-    # A Ctrl-C or a group-wide SIGTERM is the front's to handle: it drains and closes the connection.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    set_up_logs("worker", level=config.log_level, log_format=config.log_format)
-    die_with_front()
     keep_memory()
     try:
-        worker = _Worker(config)
+        return Worker(config)
     except (WeightsUnavailableError, RuntimeError) as error:
         _log_cause(error)
-        connection.send(Failed(ExecutorStartError(str(error))))
-        return
-    try:
-        connection.send(Ready(worker.info))
-        while True:
-            command: RunCommand | None = connection.recv()
-            if command is None:
-                return
-            with log_fields(command.log_fields):
-                worker.run(command, cancelled_serial, connection.send)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the front is gone, or done with us
-
-
-def die_with_front() -> None:
-    """Has the system end this process with the front: by itself it would see that only after a step, which may be long.
-
-    The next server's worker may have the same job by then, and the memory is not there twice.
-    """
-    with suppress(AttributeError, OSError):  # not Linux, and a step it is
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        raise ExecutorStartError(str(error)) from error
 
 
 def keep_memory() -> None:
@@ -141,7 +111,16 @@ def release_memory(device: torch.device) -> None:
 
 
 @dataclass
-class _Worker:
+class Worker:
+    """Runs requests on one device.
+
+    Args:
+        config: of the worker.
+
+    Raises:
+        WeightsUnavailableError, RuntimeError: it cannot start.
+    """
+
     config: WorkerConfig
     info: ExecutorInfo = field(init=False)
     _device: torch.device = field(init=False)
@@ -172,16 +151,23 @@ class _Worker:
         )
 
     def run(
-        self, command: RunCommand, cancelled_serial: ctypes.c_ulonglong, send: Callable[[WorkerMessage], None]
+        self,
+        command: RunCommand,
+        cancelled: Cancelled,
+        send: Callable[[WorkerMessage], None],
+        on_checkpoint: Callable[[Path], None] | None = None,
     ) -> None:
-        """Runs one request; whatever goes wrong with it is sent, never raised, except that `send` has no receiver."""
+        """Runs one request; whatever goes wrong with it is sent, never raised, except that `send` has no receiver.
 
-        def cancelled() -> bool:
-            return cancelled_serial.value >= command.serial
-
+        Args:
+            command: what to run.
+            cancelled: whether to stop; polled with each step.
+            send: takes what happens.
+            on_checkpoint: as of `CheckpointWriter`.
+        """
         log.debug("%s begins", command.request.kind)
         try:
-            self._carry_out(command, cancelled, send)
+            self._carry_out(command, cancelled, send, on_checkpoint)
         except CancelledError:
             send(Failed(ExecutionCancelledError()))
         except (InvalidInputError, WeightsUnavailableError) as error:
@@ -196,22 +182,26 @@ class _Worker:
             send(Failed(RuntimeError(f"the {command.request.kind} failed on the server")))
 
     def _carry_out(
-        self, command: RunCommand, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]
+        self,
+        command: RunCommand,
+        cancelled: Cancelled,
+        send: Callable[[WorkerMessage], None],
+        on_checkpoint: Callable[[Path], None] | None,
     ) -> None:
         match command.request:
             case TransferRequest() as request:
-                self._transfer(request, command.checkpoint, cancelled, send)
+                self._transfer(request, command.checkpoint, on_checkpoint, cancelled, send)
             case EvaluationRequest() as request:
                 self._evaluate(request, cancelled, send)
             case SegmentationRequest() as request:
                 tools = self._tools(cancelled)
                 send(SegmentedEvent(answer_segmentation(request, max_pixels=self.config.max_pixels, tools=tools)))
 
-    def _tools(self, cancelled: Callable[[], bool]) -> Tools:
+    def _tools(self, cancelled: Cancelled) -> Tools:
         return Tools(classify=self._classifier, cancelled=cancelled, known=self._known)
 
     def _evaluate(
-        self, request: EvaluationRequest, cancelled: Callable[[], bool], send: Callable[[WorkerMessage], None]
+        self, request: EvaluationRequest, cancelled: Cancelled, send: Callable[[WorkerMessage], None]
     ) -> None:
         inputs = decode_evaluation_inputs(request, max_pixels=self.config.max_pixels, tools=self._tools(cancelled))
         encoder = self._encoder(request.encoder, Precision.FP32)
@@ -221,7 +211,8 @@ class _Worker:
         self,
         request: TransferRequest,
         path: Path | None,
-        cancelled: Callable[[], bool],
+        on_checkpoint: Callable[[Path], None] | None,
+        cancelled: Cancelled,
         send: Callable[[WorkerMessage], None],
     ) -> None:
         began = time.perf_counter()
@@ -252,7 +243,7 @@ class _Worker:
             )
         )
         del resume  # the transfer lets go of its tensors, too, before the first step
-        with CheckpointWriter(path, fingerprint, self.config.checkpoint_seconds) as writer:
+        with CheckpointWriter(path, fingerprint, self.config.checkpoint_seconds, on_checkpoint) as writer:
             pixels = _report(steps, request.preview_interval, stages, writer, cancelled, self._telling_memory(send))
         image = encode(pixels, request.output.format, quality=request.output.quality, text=text)
         if is_whole:  # the rest of a job says nothing of how long a job takes
@@ -303,7 +294,7 @@ def _report(
     preview_interval: int,
     stages: list[StageDone],
     writer: CheckpointWriter,
-    cancelled: Callable[[], bool],
+    cancelled: Cancelled,
     send: Callable[[WorkerMessage], None],
 ) -> Pixels:
     """Runs a transfer, sends what happens, adds the stages' summaries to `stages`, and returns the result."""

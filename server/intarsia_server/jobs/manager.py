@@ -432,7 +432,8 @@ class JobManager:
         """Runs a job and publishes all events but the last, which it returns."""
         checkpoint = self._checkpoints / job.job_id if job.payload else None
         begins_anew = job.attempts > 1
-        async with aclosing(self._executor.run(job.request, job.cancel, checkpoint)) as events:
+        cost = self._queue.seconds_of(job)
+        async with aclosing(self._executor.run(job.request, job.cancel, checkpoint, cost=cost)) as events:
             async for event in events:
                 if begins_anew and not isinstance(event, ResumedEvent):
                     self._publish(job, ResumedEvent("", 0))
