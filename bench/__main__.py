@@ -17,7 +17,7 @@ from intarsia.files import write_atomically
 from intarsia_server.engine.errors import InvalidInputError
 from intarsia_server.executors.worker import keep_memory
 
-from bench import anatomy, attempt2, attempt3, demo, pastiche, plot, service, step
+from bench import anatomy, attempt2, attempt3, demo, pastiche, plot, scale, service, step, tiling
 from bench.options import OUT, Options
 from bench.report import Report, read_reports, table
 
@@ -29,6 +29,8 @@ PARTS: Mapping[str, Callable[[Options], Iterator[Report]]] = {
     "pastiche": pastiche.run,
     "service": service.run,
     "demo": demo.run,
+    "tiling": tiling.run,
+    "scale": scale.run,
 }
 """By name, in the order in which they run."""
 

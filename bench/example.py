@@ -31,16 +31,17 @@ def example_message(size: int, *, segments: int = len(STYLES), **options: Any) -
     Args:
         size: the result's longer side in pixels.
         segments: 3 are the example's own; any other number is a synthetic label map, the styles in turn.
-        options: more of `build_request`; without any, the product's defaults.
+        options: more of `build_request`, or in place of the example's own; without any, the product's defaults.
     """
     folder = ROOT / "examples"
     values: dict[str, Any] = {
+        "content": folder / "content.png",
         "labels": folder / "labels.png" if segments == len(STYLES) else _label_map(segments),
         "styles": {label: folder / "styles" / f"{STYLES[label % len(STYLES)]}.png" for label in range(segments)},
         "size": size,
         **options,
     }
-    return build_request(folder / "content.png", **values)
+    return build_request(**values)
 
 
 def example_request(size: int, *, segments: int = len(STYLES), **options: Any) -> TransferRequest:

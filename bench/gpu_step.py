@@ -27,8 +27,8 @@ from intarsia_server.engine.events import StepDone
 from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import Inputs, decode_inputs
 from intarsia_server.engine.methods import stages
-from intarsia_server.engine.objective import Objective, ObjectiveBuilder
-from intarsia_server.engine.optimizers import LBFGS, Adam, StepOptimizer
+from intarsia_server.engine.objective import ObjectiveBuilder
+from intarsia_server.engine.optimizers import LBFGS, Adam, Evaluate, StepOptimizer
 from intarsia_server.engine.parameters import MaskedGramParameters, MethodParameters, resolve
 from intarsia_server.engine.request import (
     LabelMapSource,
@@ -106,7 +106,7 @@ class Scene:
         )
         height, width = self.inputs.labels.shape
         stage = stages(request.parameters, self.inputs.styled, paper=request.paper, size=(width, height))[-1]
-        self.objective: Objective = self.builder.build(stage.losses, capped=stage.capped)
+        self.objective: Evaluate = self.builder.build(stage.losses, capped=stage.capped)
 
     def optimizer(self, kind: Optimizer = Optimizer.LBFGS) -> StepOptimizer:
         """A new one, at the content image."""

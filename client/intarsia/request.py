@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from intarsia.errors import RequestError
 from intarsia.images import ImageSource, to_image
 from intarsia.parameters import enum_names, set_parameter, unknown
+from intarsia.quantities import parse_memory
 from intarsia.segmentation import Box, SegmentationOptions, parse_label, set_segmentation
 from intarsia.v1 import style_transfer_pb2 as pb
 
@@ -51,6 +52,7 @@ class StylizeOptions(SegmentationOptions, total=False):
     size: int | None
     steps: int | None
     until: str | None
+    memory: int | str | None
     seed: int
     precision: str
     encoder: str
@@ -76,6 +78,7 @@ def build_request(
     size: int | None = None,
     steps: int | None = None,
     until: str | None = None,
+    memory: int | str | None = None,
     seed: int = 0,
     precision: str = "auto",
     encoder: str = "",
@@ -103,6 +106,8 @@ def build_request(
         steps: Steps of the method's (main) stages; None: the method's default.
         until: "steps", or "converged": a stage ends when its objective has converged, after its steps at the latest;
             the default of `steps` is then 500. None: "steps".
+        memory: What the server's worker may hold in all, in bytes or as "4GiB"; a picture that would take more is
+            worked on in tiles. None: the server's default.
         seed: Seeds the noise start, 0 to 2^64 - 1.
         precision: "auto", "fp32" or "bf16".
         encoder: "embedded", "torchvision" or a name that the operator has registered; empty: the server's default.
@@ -145,7 +150,13 @@ def build_request(
     _set_parameters(
         request,
         _method_message(request, method or (PAPER_METHOD if paper else DEFAULT_METHOD)),
-        {"steps": steps, "until": until, "size": size, "format": output_format},
+        {
+            "steps": steps,
+            "until": until,
+            "memory_bytes": None if memory is None else parse_memory(memory),
+            "size": size,
+            "format": output_format,
+        },
         parameters or {},
     )
     return request

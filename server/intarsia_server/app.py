@@ -274,6 +274,7 @@ def _worker_configs(settings: Settings) -> list[WorkerConfig]:
             allow_download=settings.allow_download,
             max_pixels=settings.max_pixels,
             target_cache_bytes=settings.target_cache_mib * 2**20,
+            memory_bytes=settings.memory_mib * 2**20,
             checkpoint_seconds=settings.checkpoint_seconds,
             log_level=settings.log_level,
             log_format=settings.log_format,

@@ -54,6 +54,11 @@ class Settings(BaseSettings):
     target_cache_mib: int = Field(
         128, ge=0, description="Memory in which each worker keeps statistics of style images, in MiB; 0 keeps none."
     )
+    memory_mib: int = Field(
+        0,
+        ge=0,
+        description="Memory that each worker may hold, in MiB; what takes more is done in tiles. 0: most.",
+    )
     data_dir: Path | None = Field(
         None, description="Folder for jobs, inputs, results, checkpoints and uploads. None: a temporary one."
     )

@@ -50,7 +50,8 @@ def test_default_name(server: FakeServer, pictures: Path) -> None:
 
 def test_flags_reach_the_request(server: FakeServer, pictures: Path) -> None:
     flags = (
-        "--method sequential --paper --size 320 --steps 9 --until converged --seed 5 --precision fp32 --preview-every 4"
+        "--method sequential --paper --size 320 --steps 9 --until converged --seed 5 --precision fp32 "
+        "--preview-every 4 --memory 1.5GiB"
     )
     knobs = "--set smoothing_steps=8 --set optimizer=adam --set 0.style_weight=2"
     assert stylize(server, *flags.split(), *knobs.split()).exit_code == 0
@@ -60,6 +61,7 @@ def test_flags_reach_the_request(server: FakeServer, pictures: Path) -> None:
     assert (request.precision, request.preview_interval) == (pb.PRECISION_FP32, 4)
     assert (request.sequential.smoothing_steps, request.optimization.optimizer) == (8, pb.OPTIMIZER_ADAM)
     assert request.optimization.until == pb.UNTIL_CONVERGED
+    assert request.optimization.memory_bytes == 3 * 2**29
     assert request.segments[0].style_weight == 2
 
 

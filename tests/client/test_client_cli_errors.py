@@ -55,6 +55,7 @@ def ending(code: grpc.StatusCode, message: str, *details: Message) -> Script:
         (["--style", "2=nowhere.png"], "nowhere.png: No such file or directory"),
         (["--style", "2=folder.png"], "folder.png: Is a directory"),
         (["--style", "red=brush.png"], "label 'red' is neither a number"),
+        (["--memory", "much"], "memory: expected an amount such as 4GiB or 3000MiB, got 'much'"),
         (["--until", "now"], "until: expected one of steps, converged, got 'now'"),
         (["--precision", "fp8"], "unknown precision 'fp8'"),
         (["--server", "here"], "address 'here' is neither HOST:PORT nor unix:PATH"),

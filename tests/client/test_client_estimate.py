@@ -76,6 +76,20 @@ def test_table(server: FakeServer, pictures: Path, monkeypatch: pytest.MonkeyPat
     }
 
 
+def test_tiles_are_shown(server: FakeServer, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+
+    def tiled(request: pb.EstimateRequest, context: grpc.ServicerContext) -> pb.EstimateResponse:
+        assert request.job.optimization.memory_bytes == 4 * 2**30
+        response = good_estimate(request, context)
+        response.tiles = 12
+        return response
+
+    server.guess = tiled
+    done = estimate(server, "--memory", "4GiB")
+    assert "of 80 GiB, in 12 tiles" in done.stdout
+
+
 def test_an_upper_bound_says_so(server: FakeServer, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 

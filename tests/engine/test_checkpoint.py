@@ -162,9 +162,10 @@ def test_same_bits_in_bf16(optimizer: Optimizer) -> None:
 
 
 def one_ahead(
-    optimizer: StepOptimizer, evaluate: Evaluate, count: int, ahead: Losses | None = None
+    optimizer: StepOptimizer, evaluate: Evaluate, count: int, ahead: Losses | None = None, *, graphed: bool
 ) -> Generator[Taken, None, None]:
     """Steps as a GPU takes them: the next one is under way before anybody hears of the last."""
+    assert graphed
     running = ahead or optimizer.step(evaluate)
     for _ in range(count - 1):
         following = optimizer.step(evaluate)

@@ -16,7 +16,7 @@ from intarsia_server.engine import stepping
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.inputs import decode_inputs
 from intarsia_server.engine.methods import stages
-from intarsia_server.engine.objective import Objective, ObjectiveBuilder
+from intarsia_server.engine.objective import ObjectiveBuilder
 from intarsia_server.engine.optimizers import LBFGS, Evaluate, Evaluation, Losses
 from intarsia_server.engine.stepping import WARM_UP, GraphedStep, run_steps
 from intarsia_server.engine.transfer import encoder_for
@@ -26,7 +26,7 @@ from torch import Tensor
 CPU = torch.device("cpu")
 
 
-def scene(encoder: Encoder, method: str, *, paper: bool = False) -> tuple[Objective, Tensor]:
+def scene(encoder: Encoder, method: str, *, paper: bool = False) -> tuple[Evaluate, Tensor]:
     """The objective of a method's last stage on the example, and its content image."""
     request = example_scene.request(method, paper=paper)
     inputs = decode_inputs(request, max_pixels=example_scene.MAX_PIXELS)

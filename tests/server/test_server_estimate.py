@@ -57,6 +57,18 @@ def test_an_estimate(stub: StyleTransferServiceStub) -> None:
     assert found.precision == info.default_precision
 
 
+def test_within_a_memory(stub: StyleTransferServiceStub) -> None:
+    """No picture of a test is too large for what any machine has; one of 300 megabytes is for next to nothing."""
+    job = tiny_request("masked_gram")
+    job.output.size = 600
+    whole = estimate(stub, job)
+    job.optimization.memory_bytes = 2**28
+    tiled = estimate(stub, job)
+    assert (whole.tiles, tiled.tiles > 1) == (1, True)
+    assert tiled.memory_bytes < whole.memory_bytes
+    assert seconds(tiled.run_time) > seconds(whole.run_time)
+
+
 def test_its_stages_are_those_of_the_job(stub: StyleTransferServiceStub) -> None:
     for method in ("gatys", "masked_gram", "sequential", "sequential_smooth", "single_shot", "blended"):
         job = tiny_request(method)

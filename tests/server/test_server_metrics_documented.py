@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-from intarsia_server.jobs.folder import Stored
 from intarsia_server.settings import Settings
-from intarsia_server.telemetry.metrics import Metrics
-from intarsia_server.telemetry.present import Present
+from known_metrics import registered
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
@@ -25,26 +22,6 @@ def table_of(section: str) -> list[list[str]]:
 
 def quoted(cell: str) -> list[str]:
     return re.findall(r"`([^`]+)`", cell)
-
-
-def registered() -> Iterator[tuple[str, tuple[str, tuple[str, ...]]]]:
-    """Our own metrics' names as Prometheus sees them, with type and labels."""
-    registry = Metrics(lambda error: type(error).__name__, {"intarsia": "1"}).registry
-    present = Present(lambda: (), 1, lambda: (), lambda: Stored({}, {}, 0))
-    # Whatever has labels but no values yet has no samples to read them from.
-    labels = {family.name: family._labelnames for family in present.collect()}
-    labels |= {own._name: own._labelnames for own in registry._collector_to_names if hasattr(own, "_labelnames")}
-    registry.register(present)
-    for family in registry.collect():
-        match family.type:
-            case _ if family.name.startswith("process_"):
-                pass
-            case "counter":
-                yield f"{family.name}_total", ("counter", tuple(labels[family.name]))
-            case "info":
-                yield f"{family.name}_info", ("gauge", ("versions",))
-            case kind:
-                yield family.name, (kind, tuple(labels[family.name]))
 
 
 def test_metrics() -> None:

@@ -54,6 +54,7 @@ def _number_cases() -> dict[str, tuple[Edit, str]]:
         "segments[2].style_scale": (math.nan, math.inf, -1.0, 0.0, 0.01, 5.0, 1e30),
         "optimization.learning_rate": (math.nan, math.inf, -0.1, 0.0, 1e30),
         "optimization.history": (0, 101, 2**32 - 1),
+        "optimization.memory_bytes": (0, 2**28 - 1, 2**50 + 1),
         "output.size": (0, 1, 31, 20_000, 2**32 - 1),
         "output.quality": (0, 101),
         "preview_interval": (10_001, 2**32 - 1),

@@ -15,6 +15,7 @@ from intarsia.cli.events import STDOUT, plain_fields
 from intarsia.cli.fields import with_typed_names
 from intarsia.cli.job_options import (
     EncoderOption,
+    MemoryOption,
     MethodOption,
     PaperOption,
     PrecisionOption,
@@ -49,6 +50,7 @@ def estimate(
     size: SizeOption = None,
     steps: StepsOption = None,
     until: UntilOption = None,
+    memory: MemoryOption = None,
     precision: PrecisionOption = "auto",
     encoder: EncoderOption = "",
     json_file: Annotated[
@@ -75,6 +77,7 @@ def estimate(
                 size=size,
                 steps=steps,
                 until=until,
+                memory=memory,
                 precision=precision,
                 encoder=encoder,
                 parameters=knobs,
@@ -105,7 +108,8 @@ def _table(found: pb.EstimateResponse) -> Table:
         table.add_row("before it", wait, f"{found.queue_position} jobs in the queue")
     idle = f"beside {_mebibytes(found.idle_memory_bytes)} that the worker holds"
     of_all = f", of {_mebibytes(found.device.memory_bytes)}" if found.device.memory_bytes else ""
-    table.add_row("memory", _mebibytes(found.memory_bytes), idle + of_all)
+    tiles = f", in {found.tiles} tiles" if found.tiles > 1 else ""
+    table.add_row("memory", _mebibytes(found.memory_bytes), idle + of_all + tiles)
     return table
 
 

@@ -25,7 +25,13 @@ _FLAGS = {
     "seed": "--seed",
     "request_id": "--request-id",
 }
-_KNOB_FLAGS = {"steps": "--steps", "until": "--until", "size": "--size", "format": "--output"}
+_KNOB_FLAGS = {
+    "steps": "--steps",
+    "until": "--until",
+    "memory_bytes": "--memory",
+    "size": "--size",
+    "format": "--output",
+}
 
 
 def with_typed_names(

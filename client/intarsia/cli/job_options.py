@@ -10,6 +10,7 @@ from intarsia.request import DEFAULT_METHOD, PAPER_METHOD, method_names
 
 __all__ = [
     "EncoderOption",
+    "MemoryOption",
     "MethodOption",
     "PaperOption",
     "PrecisionOption",
@@ -43,6 +44,14 @@ UntilOption: TypeAlias = Annotated[
     typer.Option(
         metavar="steps|converged",
         help="When a stage ends; with 'converged', after --steps at the latest, whose default is then 500.",
+    ),
+]
+MemoryOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="What the worker may hold in all, as 4GiB; larger pictures are worked on in tiles.",
+        show_default="the server's",
     ),
 ]
 PrecisionOption: TypeAlias = Annotated[str, typer.Option(metavar="auto|fp32|bf16", help="Of the convolutions.")]

@@ -17,6 +17,7 @@ from intarsia.cli.history import History
 from intarsia.cli.job import Listener, follow, submit
 from intarsia.cli.job_options import (
     EncoderOption,
+    MemoryOption,
     MethodOption,
     PaperOption,
     PrecisionOption,
@@ -53,6 +54,7 @@ def stylize(
     size: SizeOption = None,
     steps: StepsOption = None,
     until: UntilOption = None,
+    memory: MemoryOption = None,
     seed: Annotated[int, typer.Option(help="Seeds the noise start.")] = 0,
     precision: PrecisionOption = "auto",
     encoder: EncoderOption = "",
@@ -102,6 +104,7 @@ def stylize(
         size=size,
         steps=steps,
         until=until,
+        memory=memory,
         seed=seed,
         precision=precision,
         encoder=encoder,

@@ -10,6 +10,9 @@ import torch
 from intarsia_server.engine.device_info import DeviceInfo, resident_memory
 from intarsia_server.engine.request import Precision
 
+MOST_OF_MEMORY = 0.8
+"""Of a device's memory, for one worker; the system, and what an estimate is off, need the rest."""
+
 
 def resolve_precision(precision: Precision, device: torch.device) -> Precision:
     """FP32 or BF16; AUTO takes BF16 only where the hardware multiplies it: elsewhere it is slower than FP32."""
@@ -32,6 +35,11 @@ def describe_device(device: torch.device) -> DeviceInfo:
         return DeviceInfo(str(device), properties.name, properties.total_memory, 0)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return DeviceInfo(str(device), _cpu_model(), memory, torch.get_num_threads())
+
+
+def memory_allowed(device: torch.device) -> int | None:
+    """Bytes that a worker may hold there: most of what the device has, the same at every start; None: not known."""
+    return round(MOST_OF_MEMORY * describe_device(device).memory_bytes) or None
 
 
 def memory_held(device: torch.device) -> int:

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's customary name
 from torch import Tensor
 
 from intarsia_server.engine.convolution import FrozenConvolution
-from intarsia_server.engine.vgg import CONVOLUTIONS, LAYERS
+from intarsia_server.engine.vgg import CONVOLUTIONS, LAYERS, pool_count
 from intarsia_server.engine.weights import MEAN, STD, ConvolutionWeights
 from intarsia_server.ops import convolution_input, fold_margin, relu_backward
 
@@ -139,8 +139,7 @@ def denormalise(image: Tensor) -> Tensor:
 
 def pool_masks(masks: Tensor, layer: str) -> Tensor:
     """Masks [R, H, W] at a layer's resolution, by area averaging with the encoder's own pooling."""
-    block = int(layer[4])
-    for _ in range(block - 1):
+    for _ in range(pool_count(layer)):
         masks = F.avg_pool2d(masks, 2)
     return masks
 

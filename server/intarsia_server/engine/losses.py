@@ -14,9 +14,18 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from intarsia_server.ops import MaskPlan, feature_loss, loss_scales, masked_gram_loss_gradient, masked_tv_gradient
+from intarsia_server.ops import (
+    MaskPlan,
+    feature_loss,
+    loss_scales,
+    masked_gram,
+    masked_gram_gradient,
+    masked_gram_loss_gradient,
+    masked_tv_gradient,
+)
 
 Features = Mapping[str, Tensor]
+Grams = Mapping[str, Tensor]
 
 
 class Term(NamedTuple):
@@ -92,7 +101,7 @@ class StyleTarget:
     """What the segments' Gram matrices are compared with at one layer.
 
     Attributes:
-        plan: where the segments lie at this layer, R of them.
+        plan: where the segments lie at this layer, R of them; of a tile's core with the whole picture's masses.
         grams: target per segment [R, C, C].
         weights: factor per segment [R] on |G_r - A_r|_F^2, all normalisation in it; 0 drops a segment here.
     """
@@ -145,12 +154,35 @@ class StyleLoss:
             )
             gradients.add(layer, gradient)
             totals = totals + values[0]
+        yield from self.terms(totals)
+
+    def terms(self, totals: Tensor) -> Iterator[Term]:
+        """The terms, given the sum over layers of each mask [R]."""
         count = len(self.segments)
         for place, (segment, value) in enumerate(zip(self.segments, totals[:count], strict=True)):
             if self.only in (None, place):
                 yield Term("style", segment, value)
         if self.only is None and len(totals) > count:
             yield Term("border style", None, totals[count:].sum())
+
+    def grams(self, features: Features) -> Grams:
+        """A tile's share in the picture's mean Gram matrices [R, C, C], by layer: those of all tiles add up to them."""
+        return {layer: masked_gram(features[layer], target.plan).gram[0] for layer, target in self.targets.items()}
+
+    def compare(self, grams: Grams) -> tuple[Grams, Tensor]:
+        """Differences of the picture's mean Gram matrices from the targets, by layer, and what `terms` takes."""
+        differences = {layer: grams[layer] - target.grams for layer, target in self.targets.items()}
+        losses = [
+            target.weights * differences[layer].square().sum(dim=(1, 2)) for layer, target in self.targets.items()
+        ]
+        return differences, torch.stack(losses).sum(dim=0)
+
+    def add_gradients(self, features: Features, differences: Grams, gradients: Gradients) -> None:
+        """Adds up the gradients by a tile's features, given the whole picture's differences."""
+        for layer, target in self.targets.items():
+            scales = target.scales if self.only is None else target.scales_of(self.only)
+            gradient = masked_gram_gradient(features[layer], target.plan, differences[layer][None], scales)
+            gradients.add(layer, gradient)
 
 
 @dataclass(frozen=True, kw_only=True)

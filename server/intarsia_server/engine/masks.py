@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from intarsia_server.engine.segmentation import LabelMap
+
+_ROWS = 256
 
 
 def segment_masks(labels: LabelMap, count: int) -> Tensor:
@@ -41,18 +45,28 @@ def feathered(masks: Tensor, radius: float) -> Tensor:
     return soft[0] * (1 / soft[0].sum(dim=0))
 
 
-def bands(masks: Tensor, *, most: int) -> tuple[dict[tuple[int, int], Tensor], int]:
-    """Where two feathered masks [R, H, W] overlap: 4 m_i m_j [H, W], which is 1 where both are a half.
+def feather_reach(radius: float) -> int:
+    """Pixels around a part of the picture that show in its feathered masks."""
+    return 2 * round(radius / 2)
 
-    Returns:
-        The `most` largest by (i, j), and how many were left out.
-    """
+
+def overlaps(masks: Tensor) -> Tensor:
+    """How much masks [R, H, W] have in common, [R, R]: sum_p m_i m_j for i < j, else 0. Parts of a picture add up."""
     flat = masks.flatten(1)
-    overlap = (flat @ flat.T).triu(diagonal=1)
-    pairs = overlap.nonzero()
-    largest = overlap[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)[:most]
+    return (flat @ flat.T).triu(diagonal=1)
+
+
+def largest_overlaps(shared: Tensor, *, most: int) -> tuple[list[tuple[int, int]], int]:
+    """The `most` pairs (i, j) with the largest `overlaps` [R, R], in order, and how many others overlap, too."""
+    pairs = shared.nonzero()
+    largest = shared[pairs[:, 0], pairs[:, 1]].argsort(descending=True, stable=True)[:most]
     kept = sorted((int(i), int(j)) for i, j in pairs[largest])
-    return {(i, j): 4 * masks[i] * masks[j] for i, j in kept}, len(pairs) - len(kept)
+    return kept, len(pairs) - len(kept)
+
+
+def bands(masks: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """Where two feathered masks of [R, H, W] overlap: 4 m_i m_j, which is 1 where both are a half, for each pair."""
+    return torch.stack([4 * masks[i] * masks[j] for i, j in pairs]) if pairs else masks[:0]
 
 
 def border_map(labels: LabelMap, radius: float) -> Tensor:
@@ -65,8 +79,16 @@ def border_map(labels: LabelMap, radius: float) -> Tensor:
     Returns:
         [H, W], float32: 1 on the border, falling linearly with the Euclidean distance.
     """
-    distance = distance_to(border_pixels(labels), int(np.ceil(radius)))
-    return torch.from_numpy(np.maximum(0.0, 1.0 - distance / radius).astype(np.float32))
+    border = border_pixels(labels)
+    reach = int(np.ceil(radius))
+    result = torch.empty(labels.shape)
+    # Distances take many times the map's memory; a few rows at a time need those within reach alone.
+    for start in range(0, len(labels), _ROWS):
+        end = min(len(labels), start + _ROWS)
+        first = max(0, start - reach)
+        distance = distance_to(border[first : end + reach], reach)[start - first :][: end - start]
+        result[start:end] = torch.from_numpy(np.maximum(0.0, 1.0 - distance / radius))
+    return result
 
 
 def border_pixels(labels: LabelMap) -> NDArray[np.bool_]:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 BARYCENTRE_ROUNDS = 20
 
+_PIECE = 2**18
+"""Colours that are worked on at a time: in double precision they take several times their memory."""
+
 
 class Palette(NamedTuple):
     """Mean [3] and covariance [3, 3] of colours, double precision."""
@@ -20,12 +23,38 @@ class Palette(NamedTuple):
 
 def palette(pixels: Tensor) -> Palette:
     """The palette of colours [P, 3] in any linear colour space."""
-    values = pixels.double()
-    mean = values.mean(dim=0)
-    centred = values - mean
-    # The ridge keeps a flat colour (a grey segment) invertible.
-    ridge = 1e-4 * torch.eye(3, dtype=torch.float64, device=values.device)
-    return Palette(mean, centred.T @ centred / len(values) + ridge)
+    colours = Colours()
+    colours.add(pixels)
+    return colours.palette
+
+
+class Colours:
+    """Colours that are added up part by part.
+
+    Attributes:
+        count: of them.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum: Tensor | float = 0.0
+        self._squares: Tensor | float = 0.0
+
+    def add(self, pixels: Tensor) -> None:
+        """Adds colours [P, 3]."""
+        self.count += len(pixels)
+        for piece in torch.split(pixels, _PIECE):
+            values = piece.double()
+            self._sum = self._sum + values.sum(dim=0)
+            self._squares = self._squares + values.T @ values
+
+    @property
+    def palette(self) -> Palette:
+        """Of all that have been added; there are some."""
+        mean = torch.as_tensor(self._sum) / self.count
+        covariance = torch.as_tensor(self._squares) / self.count - mean[:, None] * mean
+        # The ridge keeps a flat colour (a grey segment) invertible.
+        return Palette(mean, covariance + 1e-4 * torch.eye(3, dtype=torch.float64, device=mean.device))
 
 
 def transport(pixels: Tensor, source: Palette, target: Palette, *, strength: float = 1.0) -> Tensor:
@@ -45,8 +74,11 @@ def transport(pixels: Tensor, source: Palette, target: Palette, *, strength: flo
     """
     root, inverse_root = _power(source.covariance, 0.5), _power(source.covariance, -0.5)
     matrix = inverse_root @ _power(root @ target.covariance @ root, 0.5) @ inverse_root
-    moved = (pixels.double() - source.mean) @ matrix + target.mean
-    return torch.lerp(pixels.double(), moved, strength).to(pixels.dtype)
+    result = torch.empty_like(pixels)
+    for piece, moved in zip(torch.split(pixels, _PIECE), torch.split(result, _PIECE), strict=True):
+        values = piece.double()
+        moved.copy_(torch.lerp(values, (values - source.mean) @ matrix + target.mean, strength))
+    return result
 
 
 def barycentre(palettes: Sequence[Palette], weights: Sequence[float]) -> Palette:

@@ -141,7 +141,10 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimization:
-    """How stages are optimised; every value is resolved, none is a placeholder."""
+    """How stages are optimised; every value is resolved, none is a placeholder.
+
+    `memory_bytes` is what the worker may hold in all; None: what it has.
+    """
 
     optimizer: Optimizer
     learning_rate: float
@@ -149,6 +152,7 @@ class Optimization:
     start: Start
     start_image: bytes | None = None
     until: Until = Until.STEPS
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

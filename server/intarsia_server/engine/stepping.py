@@ -27,7 +27,7 @@ class Taken:
 
 
 def run_steps(
-    optimizer: StepOptimizer, evaluate: Evaluate, count: int, ahead: Losses | None = None
+    optimizer: StepOptimizer, evaluate: Evaluate, count: int, ahead: Losses | None = None, *, graphed: bool = True
 ) -> Generator[Taken, None, None]:
     """Takes `count` steps, and yields each one's losses.
 
@@ -39,6 +39,7 @@ def run_steps(
         evaluate: the objective.
         count: of steps, 1 or more.
         ahead: losses of the first of them, if the optimizer's state is already beyond it.
+        graphed: whether a GPU may take a step as one graph; not one that polls, or copies masks from the host.
     """
     left = count if ahead is None else count - 1
     if not optimizer.image.is_cuda:
@@ -48,7 +49,7 @@ def run_steps(
             yield Taken(optimizer.step(evaluate))
         return
     device = optimizer.image.device
-    step = GraphedStep(lambda: optimizer.step(evaluate), device)
+    step = GraphedStep(lambda: optimizer.step(evaluate), device, warm_up=WARM_UP if graphed else count)
     try:
         running: Callable[[], Losses] | None = None if ahead is None else itertools.repeat(ahead).__next__
         for _ in range(left):
@@ -68,10 +69,12 @@ class GraphedStep:
     Args:
         step: enqueues work that asks the host nothing and writes its state in place.
         device: it runs on.
+        warm_up: steps before that.
     """
 
-    def __init__(self, step: Callable[[], Losses], device: torch.device) -> None:
+    def __init__(self, step: Callable[[], Losses], device: torch.device, *, warm_up: int = WARM_UP) -> None:
         self._step = step
+        self._warm_up = warm_up
         self._device = device
         self._taken = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -85,7 +88,7 @@ class GraphedStep:
     def __call__(self) -> Losses:
         """Enqueues a step; the next one overwrites its losses."""
         with torch.cuda.device(self._device):
-            if self._taken == WARM_UP:
+            if self._taken == self._warm_up:
                 self._capture()
             self._taken += 1
             if self._graph is None or self._losses is None:

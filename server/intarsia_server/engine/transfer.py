@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from intarsia_server.engine.half_size import at_half_size
 from intarsia_server.engine.images import Pixels
 from intarsia_server.engine.inputs import Inputs
 from intarsia_server.engine.methods import Stage, StageStart, stages
-from intarsia_server.engine.objective import ObjectiveBuilder
+from intarsia_server.engine.objective import ROWS, ObjectiveBuilder
 from intarsia_server.engine.optimizers import LBFGS, Adam, Losses, StepOptimizer
 from intarsia_server.engine.request import (
     Automatic,
@@ -40,6 +41,7 @@ from intarsia_server.engine.request import (
 from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.engine.stepping import run_steps
 from intarsia_server.engine.target_cache import Counts, JobTargets, TargetCache
+from intarsia_server.engine.tiled_objective import TiledObjective
 from intarsia_server.engine.weights import EMBEDDED
 from intarsia_server.engine.window import Window, window_around
 
@@ -57,6 +59,7 @@ def transfer(
     cancelled: Cancelled,
     targets: TargetCache | None = None,
     resume: Checkpoint | None = None,
+    tile_pixels: int | None = None,
 ) -> Generator[TransferEvent, None, Pixels]:
     """Runs the request's method.
 
@@ -66,9 +69,11 @@ def transfer(
         request: resolved.
         inputs: its decoded pictures.
         encoder: already in the wanted precision.
-        cancelled: polled before each step and each pass over a style image.
+        cancelled: polled before each step and each pass over a style image, and before each tile.
         targets: what earlier jobs have computed of style images, and where this one leaves what it computes.
         resume: a checkpoint of the same request to go on from.
+        tile_pixels: the most that the encoder sees at a time, as `tile_pixels_for` finds it; a larger picture it sees
+            tile by tile, to the same end but for rounding. None: every picture as a whole.
 
     Yields:
         Warnings, and for each stage its start, every step and its end; from `resume` on no warning that came before it,
@@ -84,7 +89,7 @@ def transfer(
         yield from (TransferWarning(*warning) for warning in inputs.warnings)
         if request.paper and request.encoder == EMBEDDED:
             yield TransferWarning("paper_weights_for_torchvision", _PAPER_ON_EMBEDDED)
-    rooms = _Rooms(request, inputs, encoder_for(request, encoder), cancelled, JobTargets(targets))
+    rooms = _Rooms(request, inputs, encoder_for(request, encoder), cancelled, JobTargets(targets), tile_pixels)
     plan = stages(request.parameters, inputs.styled, paper=request.paper, size=rooms.full.size)
     composite = rooms.full.start
     first: Tensor | None = None
@@ -106,7 +111,8 @@ def transfer(
             start = start if room.window is None else room.window.crop(start)
         else:
             start = resume.optimizer["image"].to(composite)
-        optimizer = _optimizer(request, start)
+        optimizer = _optimizer(request, start, stage.steps)
+        del start  # the optimizer has its own; a stage's steps need the room
         scope = None if stage.scope is None else torch.from_numpy(inputs.labels == stage.scope).to(composite.device)
         shown = partial(rooms.shown, window=room.window, scope=scope, onto=composite)
         if resume is not None and resume.ended:
@@ -152,6 +158,7 @@ def describe(request: TransferRequest, versions: dict[str, str]) -> dict[str, st
             "start": request.optimization.start,
             "start_image_sha256": _sha256(request.optimization.start_image),
             "until": request.optimization.until,
+            "memory_bytes": request.optimization.memory_bytes,
         },
         "output": asdict(request.output),
         "seed": request.seed,
@@ -219,7 +226,8 @@ def _run_stage(
     while warnings:
         yield TransferWarning(*warnings.pop(0))
     done, cost, total_cost = progress
-    steps = run_steps(optimizer, objective, stage.steps - taken, ahead)
+    graphed = not isinstance(objective, TiledObjective)
+    steps = run_steps(optimizer, objective, stage.steps - taken, ahead, graphed=graphed)
     for step in range(taken + 1, stage.steps + 1):
         poll(cancelled)
         latest = next(steps)
@@ -314,7 +322,9 @@ class _Rooms:
         encoder: Encoder,
         cancelled: Cancelled,
         targets: JobTargets,
+        tile_pixels: int | None,
     ) -> None:
+        self._tile_pixels = tile_pixels
         self._request = request
         self._inputs = inputs
         self._encoder = encoder
@@ -351,7 +361,7 @@ class _Rooms:
         if not stage.windowed:
             return None
         assert stage.scope is not None
-        return window_around(self.full.builder.masks[stage.scope])
+        return window_around(self.full.builder.mask(stage.scope))
 
     def _room(self, inputs: Inputs) -> _Room:
         request = self._request
@@ -362,16 +372,17 @@ class _Rooms:
             paper=request.paper,
             cancelled=self._cancelled,
             targets=self._targets,
+            tile_pixels=self._tile_pixels,
         )
         height, width = inputs.labels.shape
         return _Room((width, height), builder, _start_image(request, inputs, builder))
 
 
-def _optimizer(request: TransferRequest, start: Tensor) -> StepOptimizer:
+def _optimizer(request: TransferRequest, start: Tensor, steps: int) -> StepOptimizer:
     options = request.optimization
     if options.optimizer is Optimizer.ADAM:
         return Adam(start, learning_rate=options.learning_rate)
-    return LBFGS(start, history=options.history)
+    return LBFGS(start, history=min(options.history, steps))
 
 
 def _start_image(request: TransferRequest, inputs: Inputs, builder: ObjectiveBuilder) -> Tensor:
@@ -398,8 +409,12 @@ def _to_pixels(image: Tensor, inputs: Inputs) -> Pixels:
 
 
 def _pixels(image: Tensor) -> Pixels:
-    rgb = (denormalise(image.detach())[0] * 255).round().to(torch.uint8)
-    return rgb.permute(1, 2, 0).cpu().numpy().copy()
+    result: Pixels = np.empty((image.shape[2], image.shape[3], 3), dtype=np.uint8)
+    # What stands between the two takes several times their memory.
+    for start in range(0, len(result), ROWS):
+        rows = (denormalise(image[:, :, start : start + ROWS].detach())[0] * 255).round().to(torch.uint8)
+        result[start : start + ROWS] = rows.permute(1, 2, 0).cpu().numpy()
+    return result
 
 
 def _sha256(data: bytes | None) -> str | None:

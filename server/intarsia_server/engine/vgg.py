@@ -24,3 +24,8 @@ STYLE_LAYERS: Mapping[str, float] = {
 
 CONTENT_LAYER = "relu4_2"
 SURROGATE_LAYER = "relu1_1"
+
+
+def pool_count(layer: str) -> int:
+    """How often an image is pooled on the way to a layer."""
+    return int(layer[4]) - 1

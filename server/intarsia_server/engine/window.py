@@ -39,15 +39,43 @@ class Window:
     right: int
     share: float
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.bottom - self.top, self.right - self.left
+
+    def moved(self, down: int, right: int) -> Window:
+        """As it lies in a picture whose top left corner is elsewhere."""
+        return Window(self.top + down, self.bottom + down, self.left + right, self.right + right, self.share)
+
+    def pooled(self, times: int) -> Window:
+        """As it lies in a map that has been pooled so often, which rounds down."""
+        return Window(self.top >> times, self.bottom >> times, self.left >> times, self.right >> times, self.share)
+
+    def grown(self, margin: int, height: int, width: int) -> Window:
+        """With a margin, as far as the picture goes."""
+        top, left = max(0, self.top - margin), max(0, self.left - margin)
+        bottom, right = min(height, self.bottom + margin), min(width, self.right + margin)
+        return Window(top, bottom, left, right, (bottom - top) * (right - left) / (height * width))
+
+    def view(self, picture: Tensor) -> Tensor:
+        """The part of a picture, to be written to."""
+        return picture[..., self.top : self.bottom, self.left : self.right]
+
     def crop(self, picture: Tensor) -> Tensor:
         """The part [..., H', W'] of something of the picture's size [..., H, W]."""
-        return picture[..., self.top : self.bottom, self.left : self.right].contiguous()
+        return self.view(picture).contiguous()
 
     def paste(self, part: Tensor, onto: Tensor) -> Tensor:
         """A copy of the picture [..., H, W] with another part [..., H', W']."""
         whole = onto.clone()
-        whole[..., self.top : self.bottom, self.left : self.right] = part
+        self.view(whole).copy_(part)
         return whole
+
+
+def whole_of(height: int, width: int) -> Window:
+    """All of a picture."""
+    return Window(0, height, 0, width, 1.0)
 
 
 def window_around(mask: Tensor) -> Window | None:

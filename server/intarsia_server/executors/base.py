@@ -103,6 +103,7 @@ class ExecutorInfo:
         default_precision: what AUTO stands for.
         speeds: of the first device at every other precision; they follow what its jobs take.
         idle_memory: bytes that the first worker holds on its device when it does nothing.
+        memory_budget: bytes that it may hold there in all, unless a request says; None: not known.
     """
 
     devices: tuple[DeviceInfo, ...]
@@ -110,6 +111,7 @@ class ExecutorInfo:
     default_precision: Precision
     speeds: Mapping[Precision, Speed]
     idle_memory: int
+    memory_budget: int | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from intarsia_server.logs import LogFormat
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """All that a worker process is told at its start."""
+    """All that a worker process is told at its start; with `memory_bytes` 0 it may take most of what its device has."""
 
     device: str
     threads: int
@@ -24,6 +24,7 @@ class WorkerConfig:
     allow_download: bool
     max_pixels: int
     target_cache_bytes: int
+    memory_bytes: int = 0
     checkpoint_seconds: float
     log_level: str
     log_format: LogFormat

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,9 +21,16 @@ import torch
 
 from intarsia_server import ops
 from intarsia_server.engine.automatic import Classifier
-from intarsia_server.engine.capabilities import describe_device, memory_held, resolve_precision, torch_dtype
+from intarsia_server.engine.capabilities import (
+    describe_device,
+    memory_allowed,
+    memory_held,
+    resolve_precision,
+    torch_dtype,
+)
+from intarsia_server.engine.cost.memory import job_budget, peak_memory, tile_pixels_for
 from intarsia_server.engine.cost.speed import Speedometer
-from intarsia_server.engine.cost.work import job_work
+from intarsia_server.engine.cost.work import Size, job_work
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.errors import CancelledError, InvalidInputError, WeightsUnavailableError
 from intarsia_server.engine.evaluation.evaluate import evaluate
@@ -160,6 +168,7 @@ class _Worker:
             default_precision=default,
             speeds={precision: meter.speed for precision, meter in self._speedometers.items()},
             idle_memory=memory_held(self._device),
+            memory_budget=self.config.memory_bytes or memory_allowed(self._device),
         )
 
     def run(
@@ -229,18 +238,27 @@ class _Worker:
         inputs = decode_inputs(request, max_pixels=self.config.max_pixels, tools=self._tools(cancelled))
         encoder = self._encoder(request.encoder, precision)
         stopwatch = Stopwatch()
+        height, width = inputs.labels.shape
+        tile_pixels = self._tile_pixels(request, (width, height), send if is_whole else _say_nothing)
         steps = stopwatch.watch(
-            transfer(request, inputs, encoder, cancelled=cancelled, targets=self._targets, resume=resume)
+            transfer(
+                request,
+                inputs,
+                encoder,
+                cancelled=cancelled,
+                targets=self._targets,
+                resume=resume,
+                tile_pixels=tile_pixels,
+            )
         )
         del resume  # the transfer lets go of its tensors, too, before the first step
         with CheckpointWriter(path, fingerprint, self.config.checkpoint_seconds) as writer:
             pixels = _report(steps, request.preview_interval, stages, writer, cancelled, self._telling_memory(send))
         image = encode(pixels, request.output.format, quality=request.output.quality, text=text)
-        height, width = pixels.shape[:2]
         if is_whole:  # the rest of a job says nothing of how long a job takes
             outside = time.perf_counter() - began - sum(stage.seconds for stage in stages)
             meter = self._speedometers[precision]
-            stopwatch.teach(meter, job_work(request, (width, height), stopwatch.areas), outside)
+            stopwatch.teach(meter, job_work(request, (width, height), stopwatch.areas, tile_pixels), outside)
             send(Learned(precision, meter.speed))
         send(ResultEvent(image, request.output.format, width, height, tuple(stages)))
 
@@ -258,6 +276,19 @@ class _Worker:
             send(message)
 
         return telling
+
+    def _tile_pixels(self, request: TransferRequest, size: Size, warn: Callable[[TransferWarning], None]) -> int | None:
+        """The most that the encoder may see at a time; warns where that does not keep the job within its memory."""
+        memory = request.optimization.memory_bytes or self.info.memory_budget
+        if memory is None:
+            return None
+        loaded = (request.encoder, request.precision) == (self.config.encoder, self.info.default_precision)
+        estimate = partial(peak_memory, request, size, precision=request.precision, loaded=loaded)
+        tile_pixels = tile_pixels_for(estimate, size, job_budget(memory))
+        if (needed := estimate(tile_pixels=tile_pixels) - job_budget(memory)) > 0:
+            message = f"even in the smallest tiles the job takes about {needed >> 20} MiB more than it may"
+            warn(TransferWarning("memory_exceeded", message))
+        return tile_pixels
 
     def _encoder(self, name: str, precision: Precision) -> Encoder:
         key = (name, precision)
@@ -304,6 +335,10 @@ def _report(
                 if preview_interval and event.step % preview_interval == 0:
                     send(PreviewEvent(event.stage, event.step, _preview(event.image())))
                 writer.offer(event.checkpoint, cancelled)
+
+
+def _say_nothing(warning: TransferWarning) -> None:
+    """A job that goes on has been warned."""
 
 
 def _log_cause(error: Exception) -> None:

@@ -76,6 +76,7 @@ class Forecaster:
             speeds=info.speeds,
             default_precision=info.default_precision,
             default_encoder=self._default_encoder,
+            memory_budget=info.memory_budget,
         )
 
     async def by_headers(self, work: Work) -> Forecast:

@@ -79,13 +79,27 @@ def masked_gram_loss_gradient(
     `scales` [R] are `loss_scales` of the factors and the plan's mass: they do not change from call to call.
     """
     _check_loss(features, plan, targets, factors)
-    tensors = _tensors(plan)
     losses, difference = torch.ops.intarsia.masked_gram_loss(
-        features, *tensors, plan.mass, targets.contiguous(), factors.contiguous(), _exact()
+        features, *_tensors(plan), plan.mass, targets.contiguous(), factors.contiguous(), _exact()
     )
+    return losses, masked_gram_gradient(features, plan, difference, scales)
+
+
+def masked_gram_gradient(features: Tensor, plan: MaskPlan, differences: Tensor, scales: Tensor) -> Tensor:
+    """sum_r m_r(p) scales_r D_r f_p, the gradient of Gram losses by the features, like these; without autograd.
+
+    Args:
+        features: as in `masked_gram`; they may be those of a part of what the differences are of.
+        plan: of the segments' masks there.
+        differences: G - A [N, R, C, C], symmetric, of the features' sums' type.
+        scales: [R], `loss_scales` of the factors and the mass that G has been divided by.
+    """
+    _check(features, plan)
     scales = scales.expand(len(features), -1).contiguous()
-    gradient = torch.ops.intarsia.masked_gram_backward(features, *tensors, difference, True, scales, None, _exact())
-    return losses, gradient
+    gradient: Tensor = torch.ops.intarsia.masked_gram_backward(
+        features, *_tensors(plan), differences.contiguous(), True, scales, None, _exact()
+    )
+    return gradient
 
 
 def _check_loss(features: Tensor, plan: MaskPlan, targets: Tensor, factors: Tensor) -> None:

@@ -56,6 +56,7 @@ def to_estimate_response(
         device=to_device(info.devices[0]),
         precision=PRECISIONS[resolved(request.precision, info.default_precision)],
         at_most=request.optimization.until is Until.CONVERGED,
+        tiles=found.tiles,
     )
     wait = jobs.admission.wait(client, seconds_of) if position else 0.0
     if wait is not None:

@@ -43,6 +43,7 @@ from intarsia_server.jobs.model import Payload
 
 SIZE_RANGE = (32, 16384)
 FACTOR_RANGE = (0.0, 1e6)
+MEMORY_RANGE = (2**28, 2**50)
 MAX_LABELS = 4096
 """Of one segment; a label map has rarely more in all."""
 
@@ -285,7 +286,14 @@ def _optimization(options: pb.Optimization, *, paper: bool) -> Optimization:
         start=start,
         start_image=options.start_image.data if start is Start.IMAGE else None,
         until=_enum(Until, pb.Until, options.until, Until.STEPS, f"{path}.until"),
+        memory_bytes=_memory(options),
     )
+
+
+def _memory(options: pb.Optimization) -> int | None:
+    if not options.HasField("memory_bytes"):
+        return None
+    return check_range("optimization.memory_bytes", options.memory_bytes, *MEMORY_RANGE)
 
 
 def _output(output: pb.Output) -> Output:

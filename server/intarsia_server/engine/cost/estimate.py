@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from intarsia_server.engine.cost.memory import peak_memory
+from intarsia_server.engine.cost.memory import job_budget, peak_memory, tile_pixels_for
 from intarsia_server.engine.cost.speed import Speed
 from intarsia_server.engine.cost.work import Size, StageWork, job_work
 from intarsia_server.engine.request import Precision, TransferRequest
+from intarsia_server.engine.tiles import seen_share
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class Estimate:
         preparation_seconds: of all that is done outside of its stages.
         stages: in their order.
         memory_bytes: that it adds at its peak to what an idle worker holds.
+        tiles: that the encoder sees the picture in, one after another; 1: as a whole.
     """
 
     preparation_seconds: float
     stages: tuple[StageEstimate, ...]
     memory_bytes: int
+    tiles: int
 
     @property
     def seconds(self) -> float:
@@ -47,6 +51,7 @@ def estimate_job(
     speeds: Mapping[Precision, Speed],
     default_precision: Precision,
     default_encoder: str,
+    memory_budget: int | None = None,
     areas: Mapping[str, float] | None = None,
 ) -> Estimate:
     """Estimates a job.
@@ -57,16 +62,21 @@ def estimate_job(
         speeds: of the device, at every precision but AUTO.
         default_precision: what AUTO stands for there.
         default_encoder: what is loaded there, in that precision.
+        memory_budget: bytes that the worker may hold in all, unless the request says; None: whatever it takes.
         areas: as of `job_work`.
     """
     precision = resolved(request.precision, default_precision)
     speed = speeds[precision]
-    work = job_work(request, size, areas)
     loaded = (request.encoder, precision) == (default_encoder, default_precision)
+    needed = partial(peak_memory, request, size, precision=precision, loaded=loaded)
+    memory = request.optimization.memory_bytes or memory_budget
+    tile_pixels = None if memory is None else tile_pixels_for(needed, size, job_budget(memory))
+    work = job_work(request, size, areas, tile_pixels)
     return Estimate(
         preparation_seconds=work.flops * speed.seconds_per_flop + work.pixels * speed.seconds_per_pixel,
         stages=tuple(StageEstimate(s.stage.name, s.stage.steps, _seconds(s, speed)) for s in work.stages),
-        memory_bytes=peak_memory(request, size, precision=precision, loaded=loaded, areas=areas),
+        memory_bytes=needed(areas=areas, tile_pixels=tile_pixels),
+        tiles=seen_share(size[1], size[0], tile_pixels)[1],
     )
 
 

@@ -6,7 +6,9 @@ real jobs (`python -m bench.estimate`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 from intarsia_server.engine.cost.work import (
     Size,
@@ -19,8 +21,9 @@ from intarsia_server.engine.cost.work import (
 from intarsia_server.engine.cost.work import depth as depth_of
 from intarsia_server.engine.images import pixel_count
 from intarsia_server.engine.methods import Content, LossSpec, Stage, Style, Surrogate, SurrogateStyle
-from intarsia_server.engine.request import Optimizer, Precision, TransferRequest
-from intarsia_server.engine.vgg import BLOCKS, CONVOLUTIONS, LAYERS, STYLE_LAYERS
+from intarsia_server.engine.request import Optimizer, Precision, SoftMasks, TransferRequest
+from intarsia_server.engine.tiles import OVERLAP, largest_tile
+from intarsia_server.engine.vgg import BLOCKS, CONTENT_LAYER, CONVOLUTIONS, LAYERS, STYLE_LAYERS
 
 FLOAT = 4
 """Bytes."""
@@ -30,6 +33,13 @@ DECODED = 10
 
 ROOM = 40
 """Bytes a pixel of what is there at each size that stages work at: content, labels, start, composite."""
+
+KEPT_OF_TILES = 18
+"""Bytes a pixel of what is made once for all steps in tiles: lists of the masks' pixels at every layer, each with index
+and weight, and twice where two masks overlap."""
+
+CORE_COPIES = 2
+"""Of a tile's feature maps that losses read: its core's alone, and the gradients by them with nothing around."""
 
 MASK_COPIES = 4
 """Of the masks, while they are made and feathered; whole numbers of eight bytes are among them."""
@@ -44,6 +54,9 @@ FIXED = 12 * 2**20
 SPREAD = 1.25
 """What the allocator takes of the system for each byte that is held."""
 
+SPREAD_OF_TILES = 1.45
+"""The same where a job is done in tiles: they differ in size, and what one leaves is seldom what the next can use."""
+
 SPARE_VECTORS = 8
 """Copies of the image that an optimizer and a step hold, whatever the history."""
 
@@ -53,9 +66,25 @@ FEATURE_COPIES = 2
 GRAM_COPIES = 2.5
 """Of each segment's Gram matrices: the style's own, the target, and a step's."""
 
+GRAM_SUMS = 4
+"""And of the sums over tiles: in float64, and as differences from the targets."""
+
+STYLE_VECTORS = 4
+"""Copies of a style image in float32 that the encoder does not see as a whole: the image, and in another palette."""
+
 LOADING, LOADED = 5.2, 3.3
 """Copies of the encoder's weights in float32 while it is loaded, and in its precision from then on: each convolution
 has its kernels twice, forward and backward, and what lies free between them is hardly of use."""
+
+IDLE = 800 * 2**20
+"""Bytes that a worker holds when it does nothing: libraries and the default encoder."""
+
+MIN_TILE = (192 + 2 * OVERLAP) ** 2
+"""Pixels of the smallest tiles that save memory: with smaller ones the encoder sees little else than overlap, and what
+is there of the whole picture is more than what they take."""
+
+TILE_STEP = 16
+"""Tiles are found that are as large as they can be to this part of themselves."""
 
 ENCODER_WEIGHTS = sum(
     9 * channels_in * BLOCKS[block - 1][0] + BLOCKS[block - 1][0]
@@ -73,6 +102,7 @@ def peak_memory(
     precision: Precision,
     loaded: bool,
     areas: Mapping[str, float] | None = None,
+    tile_pixels: int | None = None,
 ) -> int:
     """Bytes that a job adds at its peak.
 
@@ -82,18 +112,21 @@ def peak_memory(
         precision: resolved.
         loaded: whether an idle worker has that encoder in that precision.
         areas: as of `job_work`.
+        tile_pixels: as of `job_work`.
     """
     plan = plan_of(request, size)
     phases = [_decoding(request)]
     for stage in plan:
         at = stage_size(stage, size)
-        phases.append(_making_masks(stage, request, at))
-        phases += [_targets_pass(area, at, precision) for area in _targets(stage.losses, request, at)]
-        phases.append(_stepping(stage, request, at, precision, (areas or {}).get(stage.name, 1.0)))
-    peak = SPREAD * max(phases)
+        phases.append(_making_masks(stage, request, at, tile_pixels))
+        phases += [_targets_pass(area, at, precision, tile_pixels) for area in _targets(stage.losses, request, at)]
+        phases.append(_stepping(stage, request, at, precision, (areas or {}).get(stage.name, 1.0), tile_pixels))
+    whole = largest_tile(size[1], size[0], tile_pixels) == (size[1], size[0])
+    spread = SPREAD if whole else SPREAD_OF_TILES
+    peak = spread * max(phases)
     if not loaded:
         peak = max(LOADING * FLOAT * ENCODER_WEIGHTS, LOADED * _bytes(precision) * ENCODER_WEIGHTS + peak)
-    return round(FIXED + SPREAD * _held(request, plan, size) + peak)
+    return round(FIXED + spread * _held(request, plan, size) + peak)
 
 
 def _bytes(precision: Precision) -> int:
@@ -102,9 +135,14 @@ def _bytes(precision: Precision) -> int:
 
 def _held(request: TransferRequest, plan: Iterable[Stage], size: Size) -> float:
     """From the job's start to its end: the request, and images and masks of each size."""
-    pixels = size[0] * size[1] * (1.25 if any(stage.half for stage in plan) else 1.0)
+    pixels = size[0] * size[1]
     encoded = len(request.content) + sum(len(segment.style or b"") for segment in request.segments)
-    return encoded + pixels * (ROOM + FLOAT * len(request.segments))
+    masks = FLOAT * len(request.segments)
+    held: float = pixels * (ROOM + (masks if isinstance(request.segmentation, SoftMasks) else 0))
+    if any(stage.half for stage in plan):
+        # Whose masks are soft: what is a pixel there belongs to several segments here.
+        held += pixels / 4 * (ROOM + masks)
+    return encoded + held
 
 
 def _decoding(request: TransferRequest) -> float:
@@ -112,8 +150,56 @@ def _decoding(request: TransferRequest) -> float:
     return 3 * pixel_count(request.content) + DECODED * max(map(pixel_count, pictures))
 
 
-def _making_masks(stage: Stage, request: TransferRequest, size: Size) -> float:
-    return size[0] * size[1] * FLOAT * MASK_COPIES * _mask_count(stage.losses, request)
+class PeakMemory(Protocol):
+    """`peak_memory` of one job."""
+
+    def __call__(self, *, tile_pixels: int | None) -> int:
+        """Bytes."""
+        ...
+
+
+def tile_pixels_for(needed: PeakMemory, size: Size, budget: int) -> int | None:
+    """The most pixels that the encoder may see at a time if a job is to stay within a budget.
+
+    Args:
+        needed: by the job.
+        size: of the output.
+        budget: bytes that the job may add.
+
+    Returns:
+        None: every picture may be seen as a whole. Where no tile is small enough, `MIN_TILE`.
+    """
+
+    def fits(tile_pixels: int | None) -> bool:
+        return needed(tile_pixels=tile_pixels) <= budget
+
+    if fits(None):
+        return None
+    fitting, too_many = MIN_TILE, max(2 * MIN_TILE, size[0] * size[1])
+    while too_many - fitting > fitting // TILE_STEP:
+        middle = (fitting + too_many) // 2
+        if fits(middle):
+            fitting = middle
+        else:
+            too_many = middle
+    return fitting
+
+
+def job_budget(memory_bytes: int) -> int:
+    """What a job may add, if its worker may hold that much in all.
+
+    By a round figure for a worker that does nothing, not by what it holds just now: a job that goes on elsewhere is to
+    have the same tiles.
+    """
+    return memory_bytes - IDLE
+
+
+def _making_masks(stage: Stage, request: TransferRequest, size: Size, tile_pixels: int | None) -> float:
+    height, width = largest_tile(size[1], size[0], tile_pixels)
+    margin = 0.0
+    if (height, width) != (size[1], size[0]):
+        margin = 2 * max((loss.feather for loss in stage.losses if isinstance(loss, Style)), default=0.0)
+    return (height + margin) * (width + margin) * FLOAT * MASK_COPIES * _mask_count(stage.losses, request)
 
 
 def _mask_count(losses: Iterable[LossSpec], request: TransferRequest) -> int:
@@ -135,7 +221,9 @@ def _targets(losses: Iterable[LossSpec], request: TransferRequest, size: Size) -
                 pass
 
 
-def _stepping(stage: Stage, request: TransferRequest, size: Size, precision: Precision, area: float) -> float:
+def _stepping(
+    stage: Stage, request: TransferRequest, size: Size, precision: Precision, area: float, tile_pixels: int | None
+) -> float:
     """The activations of a step on that share of the picture, the optimizer's vectors and the targets."""
     image = 3 * FLOAT * size[0] * size[1]
     pairs = 0
@@ -146,8 +234,15 @@ def _stepping(stage: Stage, request: TransferRequest, size: Size, precision: Pre
     matched = sum(len(loss.segments) if isinstance(loss, Style) else 1 for loss in styled)
     if matched:
         matched += _mask_count(stage.losses, request) - len(request.segments)
-    grams = GRAM_COPIES * FLOAT * matched * sum(_channels(layer) ** 2 for layer in STYLE_LAYERS)
-    return area * (_activations(stage, size, precision) + vectors) + grams
+    grams = FLOAT * matched * sum(_channels(layer) ** 2 for layer in STYLE_LAYERS)
+    height, width = largest_tile(size[1], size[0], tile_pixels)
+    if (height, width) == (size[1], size[0]):
+        return area * (_activations(stage, size, precision) + vectors) + GRAM_COPIES * grams
+    kept = float(_bytes(precision) * _numbers({CONTENT_LAYER} & layers_of(stage.losses), size))
+    kept += KEPT_OF_TILES * size[0] * size[1] * bool(matched)
+    own = _activations(stage, (width, height), precision)
+    own += CORE_COPIES * _bytes(precision) * _numbers(layers_of(stage.losses), (width, height))
+    return area * (vectors + kept) + own + (GRAM_COPIES + GRAM_SUMS) * grams
 
 
 def _activations(stage: Stage, size: Size, precision: Precision) -> float:
@@ -166,9 +261,16 @@ def _activations(stage: Stage, size: Size, precision: Precision) -> float:
     return _bytes(precision) * (kept + BACKWARD * _numbers(LAYERS[:1], size))
 
 
-def _targets_pass(area: float, size: Size, precision: Precision) -> float:
+def _targets_pass(area: float, size: Size, precision: Precision, tile_pixels: int | None) -> float:
     """A pass over a style image of `area` times that size: only the style layers' feature maps stay."""
-    return area * _bytes(precision) * (_numbers(STYLE_LAYERS, size) + FORWARD * _numbers(LAYERS[:1], size))
+    scale = math.sqrt(area)
+    own = (round(size[0] * scale), round(size[1] * scale))
+    height, width = largest_tile(own[1], own[0], tile_pixels)
+    image = 0.0
+    if (height, width) != (own[1], own[0]):
+        image = (3 * FLOAT * STYLE_VECTORS + KEPT_OF_TILES) * area * size[0] * size[1]
+        area = height * width / (size[0] * size[1])
+    return image + area * _bytes(precision) * (_numbers(STYLE_LAYERS, size) + FORWARD * _numbers(LAYERS[:1], size))
 
 
 def _numbers(layers: Iterable[str], size: Size) -> int:

@@ -36,6 +36,7 @@ from intarsia_server.engine.request import (
     Start,
     TransferRequest,
 )
+from intarsia_server.engine.tiles import seen_share
 from intarsia_server.engine.vgg import BLOCKS, CONTENT_LAYER, CONVOLUTIONS, LAYERS, STYLE_LAYERS, SURROGATE_LAYER
 
 Size = tuple[int, int]
@@ -91,13 +92,16 @@ class JobWork:
     stages: tuple[StageWork, ...]
 
 
-def job_work(request: TransferRequest, size: Size, areas: Mapping[str, float] | None = None) -> JobWork:
+def job_work(
+    request: TransferRequest, size: Size, areas: Mapping[str, float] | None = None, tile_pixels: int | None = None
+) -> JobWork:
     """Counts the work of a job.
 
     Args:
         request: checked by `check_inputs`.
         size: of the output.
         areas: by stage, the share of the picture that it works on; 1 for those that are not named.
+        tile_pixels: the most that the encoder sees at a time; None: every picture is seen as a whole.
     """
     plan = plan_of(request, size)
     built: set[tuple[int, float, bool]] = set()
@@ -105,7 +109,7 @@ def job_work(request: TransferRequest, size: Size, areas: Mapping[str, float] | 
     for stage in plan:
         area = (areas or {}).get(stage.name, 1.0)
         flops, pixels = _build(stage, request, size, area, built)
-        works.append(StageWork(stage, flops, pixels, area * step_flops(stage, request, size)))
+        works.append(StageWork(stage, flops, pixels, area * step_flops(stage, request, size, tile_pixels)))
     flops = NETWORK_FLOPS[request.segmentation.model] if isinstance(request.segmentation, Automatic) else 0.0
     return JobWork(flops, _pixels_outside(request, size, plan), tuple(works))
 
@@ -168,10 +172,11 @@ def gram_flops(size: Size) -> float:
     return float(sum(2 * BLOCKS[block - 1][0] ** 2 * layer_pixels(block, size) for block in blocks))
 
 
-def step_flops(stage: Stage, request: TransferRequest, size: Size) -> float:
+def step_flops(stage: Stage, request: TransferRequest, size: Size, tile_pixels: int | None = None) -> float:
     """Of one evaluation of objective and gradient, and of the optimizer's move.
 
-    The weights never learn: the backward pass costs what the forward pass does.
+    The weights never learn: the backward pass costs what the forward pass does. Tiles are seen with their overlap, and
+    once more for the Gram matrices.
     """
     size = stage_size(stage, size)
     styled = [loss for loss in stage.losses if isinstance(loss, Style | SurrogateStyle)]
@@ -181,6 +186,9 @@ def step_flops(stage: Stage, request: TransferRequest, size: Size) -> float:
         others = layers_of(loss for loss in stage.losses if not isinstance(loss, Style))
         backwards = sum(len(loss.segments) for loss in styled if isinstance(loss, Style)) + bool(others)
     encoder = forward_flops(layers_of(stage.losses), size) * (1 + backwards)
+    seen, tiles = seen_share(size[1], size[0], tile_pixels)
+    if tiles > 1:
+        encoder = seen * (encoder + (forward_flops(layers_of(styled), size) if styled else 0.0))
     grams = 2 * gram_flops(size) * len(styled)
     variations = sum(isinstance(loss, TotalVariation) for loss in stage.losses)
     vectors = _optimizer_vectors(request.optimization, stage.steps) + TV_VECTORS * variations
