@@ -43,6 +43,10 @@ from intarsia_server.workers import make_executor
 
 log = logging.getLogger(__name__)
 
+LINGER_SECONDS = 0.25
+"""From the last job's end to the connections': a client that writes to one just as it is closed finds it broken, and
+drops what it has not read yet, even the end of a job that succeeded."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the server; returns 0 after a drain, 1 when it cannot start, 2 for wrong usage."""
@@ -151,7 +155,10 @@ async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: a
         log.info("draining")
     await health.servicer.enter_graceful_shutdown()
     servicer.cancel_checks()
+    had_jobs = bool(jobs.jobs)
     await jobs.drain(settings.drain_seconds if code == 0 else 0)
+    if had_jobs:
+        await asyncio.sleep(LINGER_SECONDS)
     await server.stop(grace=1)
     tidying.cancel()
     starting.cancel()
