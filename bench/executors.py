@@ -1,4 +1,4 @@
-"""Jobs per minute with one and two workers, as processes and as actors of a Ray cluster: `python -m bench.scaling`.
+"""Jobs per minute with one and two workers, as processes and as actors of a Ray cluster: `python -m bench.executors`.
 
 All executors live side by side, and their rounds take turns, so that whatever else the machine does meets them alike.
 """
