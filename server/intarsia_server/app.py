@@ -108,16 +108,12 @@ async def serve(settings: Settings, access: Access, *, exit_with_stdin: bool) ->
 async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: asyncio.Event) -> int:
     """Serves from that folder until told to stop."""
     loop = asyncio.get_running_loop()
-    try:
-        executor = make_executor(settings)
-    except ExecutorStartError as error:
-        log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
-        return 1
     telemetry = Telemetry(settings.metrics_address, code_of=lambda error: code_of(error).name, versions=versions())
     try:
+        executor = make_executor(settings)
         archive, jobs = await _recovered_jobs(settings, executor, folder, telemetry.observers)
         uploads = _upload_store(settings, folder)
-    except (StorageError, StoreError) as error:
+    except (ExecutorStartError, StorageError, StoreError) as error:
         log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
         return 1
     health = Health()
