@@ -7,10 +7,13 @@ ARG CUDA_DEVEL_IMAGE=nvidia/cuda:13.0.2-devel-ubuntu24.04
 ARG CUDA_RUNTIME_IMAGE=nvidia/cuda:13.0.2-base-ubuntu24.04
 # Which build of them this is depends on the package index: pip takes a "+cpu" before any other.
 ARG TORCH="torch==2.13.0 torchvision==0.28.0"
+# Of pyproject.toml.
+ARG EXTRAS="server telemetry"
 
 
 FROM ${CPU_IMAGE} AS cpu-build
 ARG TORCH
+ARG EXTRAS
 ENV FORCE_CPU=1 DEBIAN_FRONTEND=noninteractive
 # Debian's own versions: the base image's tag pins the release.
 # hadolint ignore=DL3008
@@ -20,7 +23,7 @@ RUN apt-get update \
 WORKDIR /build
 COPY pyproject.toml ./
 COPY deploy/image/build.sh deploy/image/
-RUN sh deploy/image/build.sh dependencies "${TORCH}"
+RUN sh deploy/image/build.sh dependencies "${TORCH}" "${EXTRAS}"
 COPY . .
 RUN sh deploy/image/build.sh package
 
@@ -57,6 +60,7 @@ ENTRYPOINT ["intarsia", "serve"]
 
 FROM ${CUDA_DEVEL_IMAGE} AS gpu-build
 ARG TORCH
+ARG EXTRAS
 ARG TORCH_CUDA_ARCH_LIST="8.0;8.6;8.9;9.0+PTX"
 # FORCE_CUDA: no image without the kernels.
 ENV FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST} DEBIAN_FRONTEND=noninteractive
@@ -67,7 +71,7 @@ RUN apt-get update \
 WORKDIR /build
 COPY pyproject.toml ./
 COPY deploy/image/build.sh deploy/image/
-RUN sh deploy/image/build.sh dependencies "${TORCH}"
+RUN sh deploy/image/build.sh dependencies "${TORCH}" "${EXTRAS}"
 COPY . .
 RUN sh deploy/image/build.sh package
 

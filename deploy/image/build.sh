@@ -1,23 +1,24 @@
 #!/bin/sh
 # Fills /opt/intarsia, the virtual environment that goes into the image. For the Dockerfile's build stages alone:
-#   build.sh dependencies "torch==... torchvision==..."    what changes seldom, in a layer of its own
-#   build.sh package                                       the distribution, its operators compiled
+#   build.sh dependencies "torch==... torchvision==..." "server telemetry"    what changes seldom, in a layer of its own
+#   build.sh package                                                          the distribution, its operators compiled
 set -eu
 
 prefix=/opt/intarsia
 tools=/opt/tools # pip, setuptools and the like, which stay behind
 
-# Prints requirements of pyproject.toml, one a line.
+# Prints requirements of pyproject.toml, one a line: for what, and of which extras.
 requirements() {
-    python3 - "$1" <<'PYTHON'
+    python3 - "$@" <<'PYTHON'
 import sys, tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text())
 extras = project["project"]["optional-dependencies"]
+running = [line for name in "".join(sys.argv[2:]).split() for line in extras[name]]
 building = [line for line in extras["dev"] if line.startswith(("ninja", "pybind11"))]
 print(*{
-    "run": [*project["project"]["dependencies"], *extras["server"], *extras["telemetry"]],
+    "run": [*project["project"]["dependencies"], *running],
     "build": [*project["build-system"]["requires"], *building],
 }[sys.argv[1]], sep="\n")
 PYTHON
@@ -27,7 +28,7 @@ dependencies() {
     python3 -m venv --without-pip "$prefix"
     python3 -m venv "$tools"
     requirements build > /tmp/build.txt
-    requirements run > /tmp/run.txt
+    requirements run "$2" > /tmp/run.txt
     # The wheel is compiled against the torch that will run it.
     "$prefix/bin/python" -c 'import site; print(site.getsitepackages()[0])' \
         > "$("$tools/bin/python" -c 'import site; print(site.getsitepackages()[0])')/intarsia.pth"
