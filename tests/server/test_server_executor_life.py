@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from executor_driving import CONFIG, ENDLESS, MAKE, SHORT, image, of_kind, run
-from intarsia_server.executors.base import ExecutorStartError, ResultEvent
+from intarsia_server.executors.base import ExecutorInfo, ExecutorStartError, ResultEvent
 from intarsia_server.executors.ray import RayExecutor
 from server_process import alive, children, command_line, eventually
 
@@ -59,6 +59,24 @@ def test_what_cannot_start(kind: str, tmp_path: Path) -> None:
         await executor.stop()
 
     asyncio.run(go())
+
+
+def test_a_gpu_is_asked_for_and_had() -> None:
+    """The cluster counts GPUs that it is told of; what the worker then finds is what a local one finds."""
+
+    async def outcome(kind: str) -> object:
+        executor = MAKE[kind](replace(CONFIG, device="cuda:0"))
+        try:
+            await executor.start(lambda _: None)
+        except ExecutorStartError as error:
+            return str(error)
+        finally:
+            await executor.stop()
+        return executor.info()
+
+    local, ray = (asyncio.run(outcome(kind)) for kind in ("local", "ray"))
+    assert type(local) is type(ray)
+    assert isinstance(local, ExecutorInfo) or local == ray
 
 
 def test_no_cluster_at_that_address() -> None:

@@ -183,7 +183,7 @@ def test_rate_forgets() -> None:
 def test_gpu_memory_is_told_early_in_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a stage is taken up again, too, though its steps are not counted from 1 there."""
     monkeypatch.setattr(worker, "memory_held", lambda _: 7)
-    idle = object.__new__(worker._Worker)
+    idle = object.__new__(worker.Worker)
     idle._device = torch.device("cuda")
     sent: list[WorkerMessage] = []
     tell = idle._telling_memory(sent.append)

@@ -32,7 +32,7 @@ def _start(folder: Path, *arguments: str, **settings: object) -> subprocess.Comp
     [
         ("queue_capacity", "x"),
         ("queue_capacity", "-1"),
-        ("threads", "0"),
+        ("threads", "-1"),
         ("heartbeat_seconds", "0"),
         ("log_level", "loud"),
         ("devices", "cpu"),
