@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     ray_namespace: str = Field(
         "intarsia", min_length=1, description="Of the actors' names; each server in a cluster needs one of its own."
     )
+    ray_helpers: int = Field(
+        0, ge=0, description="Actors beside each worker that see some of the tiles of its large pictures."
+    )
     encoder: str = Field("embedded", description="Encoder that is loaded at the start and used by default.")
     encoder_files: Annotated[dict[str, Path], NoDecode, BeforeValidator(_from_json)] = Field(
         default_factory=dict, description='Further encoders, as JSON: {"name": "/path/to/vgg19.pth"}.'

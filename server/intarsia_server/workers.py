@@ -24,7 +24,12 @@ def make_executor(settings: Settings) -> Executor:
         return LocalExecutor(worker_configs(settings))
     configs = worker_configs(settings)
     try:
-        return RayExecutor(configs, address=settings.ray_address, namespace=settings.ray_namespace)
+        return RayExecutor(
+            configs,
+            address=settings.ray_address,
+            namespace=settings.ray_namespace,
+            helpers=settings.ray_helpers,
+        )
     except ImportError as error:
         raise ExecutorStartError(
             f"INTARSIA_EXECUTOR=ray needs Ray, which is not to be had ({error}): pip install 'intarsia[server,ray]'"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import example_scene
@@ -19,9 +20,10 @@ from intarsia_server.engine.methods import Content, Stage, Style, stages
 from intarsia_server.engine.objective import Objective, ObjectiveBuilder
 from intarsia_server.engine.optimizers import Evaluation
 from intarsia_server.engine.request import SoftMask, SoftMasks, Start, TransferRequest
+from intarsia_server.engine.tile_share import Comparisons, Part, Place, Sums
 from intarsia_server.engine.tiled_objective import TiledObjective
 from intarsia_server.engine.tiles import tiles_of
-from intarsia_server.engine.transfer import encoder_for, transfer
+from intarsia_server.engine.transfer import TransferShare, encoder_for, transfer
 from intarsia_server.engine.window import window_around
 from PIL import Image, ImageFilter
 from torch import Tensor
@@ -192,3 +194,70 @@ def test_the_same_bits_from_a_checkpoint(encoder: Encoder) -> None:
     events = transfer(of, example_scene.inputs(of), encoder, cancelled=never, tile_pixels=1, resume=middle)
     again = [(event.losses, event.exact().numpy().tobytes()) for event in events if isinstance(event, StepDone)]
     assert again == told[2:]
+
+
+class Helper:
+    """Another worker's share, done in this process when it is waited for."""
+
+    def __init__(self, share: TransferShare) -> None:
+        self._share = share
+
+    def sums(self, image: Tensor) -> Callable[[], Sums]:
+        sent = image.clone()
+        return lambda: self._share.sums(sent)
+
+    def part(self, compared: Comparisons) -> Callable[[], Part]:
+        return lambda: self._share.part(compared)
+
+
+class Gathered:
+    """So many workers beside the one that runs the transfer."""
+
+    def __init__(self, of: TransferRequest, encoder: Encoder, tile_pixels: int, count: int) -> None:
+        inputs = example_scene.inputs(of)
+        self._all = [
+            TransferShare(of, inputs, encoder, tile_pixels=tile_pixels, place=Place(place, count + 1))
+            for place in range(1, count + 1)
+        ]
+
+    def shares(self, stage: int) -> list[Helper]:
+        for share in self._all:
+            share.begin(stage)
+        return [Helper(share) for share in self._all]
+
+
+@pytest.mark.parametrize(("tiles", "workers"), [(12, 5), (4, 4), (3, 7), (0, 2)])
+def test_every_tile_is_dealt_to_one_worker(tiles: int, workers: int) -> None:
+    dealt = [Place(place, workers).deal(tiles) for place in range(workers)]
+    assert [number for own in dealt for number in own] == list(range(tiles))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "helpers"),
+    [("masked-gram capped", 1), ("blended", 2), ("single-shot", 1), ("sequential", 1), ("gatys", 4)],
+)
+def test_tiles_that_others_see(method: str, helpers: int, encoder: Encoder) -> None:
+    """There are four: the last helper of four has none."""
+    of = request(method.partition(" ")[0], METHODS[method])
+    crew = Gathered(of, encoder, TILE, helpers)
+    whole, tiled = builder_of(of, encoder, None), builder_of(of, encoder, TILE)
+    for number, stage in enumerate(plan_of(of)):
+        window = window_around(whole.mask(stage.scope)) if stage.windowed and stage.scope is not None else None
+        found = tiled.build(stage.losses, capped=stage.capped, window=window, others=partial(crew.shares, number))
+        if not isinstance(found, TiledObjective):
+            continue
+        image = noisy(whole.content if window is None else window.crop(whole.content))
+        expected = whole.build(stage.losses, capped=stage.capped, window=window)
+        assert_same(found(image), expected(image))
+        assert_same(found(image + 0.1), expected(image + 0.1))
+
+
+def test_a_transfer_with_helpers(encoder: Encoder) -> None:
+    """The coarse stage is small enough for one tile, and nobody is asked for help."""
+    of = example_scene.request("blended", {"steps": 4, "coarse_steps": 2}, size=SIZE, start=Start.PALETTE)
+    crew = Gathered(of, encoder, TILE, 2)
+    events = transfer(of, example_scene.inputs(of), encoder, cancelled=never, tile_pixels=TILE, crew=crew)
+    found = [event for event in events if isinstance(event, StepDone)]
+    for one, other in zip(found, run(of, encoder, TILE), strict=True):
+        assert one.total == pytest.approx(other.total, rel=1e-3)

@@ -34,6 +34,7 @@ from intarsia_server.engine.request import Segment
 from intarsia_server.engine.segment_masks import SegmentMasks
 from intarsia_server.engine.style_images import StyleImages
 from intarsia_server.engine.target_cache import Grams, JobTargets
+from intarsia_server.engine.tile_share import Place, TileShare
 from intarsia_server.engine.tiled_objective import (
     TiledFeatureLoss,
     TiledLoss,
@@ -160,7 +161,13 @@ class ObjectiveBuilder:
         return image
 
     def build(
-        self, specs: Sequence[LossSpec], *, capped: bool, window: Window | None = None
+        self,
+        specs: Sequence[LossSpec],
+        *,
+        capped: bool,
+        window: Window | None = None,
+        place: Place | None = None,
+        others: Callable[[], Sequence[TileShare]] = tuple,
     ) -> Objective | TiledObjective:
         """The objective of a stage.
 
@@ -169,6 +176,8 @@ class ObjectiveBuilder:
             capped: whether each style's gradient reaches only its own segment's pixels.
             window: the part of the picture that the objective is of, with the weights that it has in the whole
                 picture; only for content and masked styles, whose masks have to lie in it.
+            place: as of `TiledObjective`.
+            others: gives those of `TiledObjective`; called where there are tiles.
         """
         part = self._whole if window is None else window
         tiles = tiles_of(*part.size, self._tile_pixels)
@@ -189,6 +198,8 @@ class ObjectiveBuilder:
             free=free,
             caps=cap if capped else None,
             cancelled=self._cancelled,
+            place=place,
+            others=others(),
         )
 
     def recolour(self, image: Tensor, specs: Sequence[LossSpec]) -> Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from intarsia_server.engine.cancel import Cancelled, poll
+from intarsia_server.engine.cancel import Cancelled, never, poll
 from intarsia_server.engine.checkpoint import Checkpoint
 from intarsia_server.engine.convergence import Convergence
 from intarsia_server.engine.encoder import Encoder, denormalise
@@ -41,6 +41,7 @@ from intarsia_server.engine.request import (
 from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.engine.stepping import run_steps
 from intarsia_server.engine.target_cache import Counts, JobTargets, TargetCache
+from intarsia_server.engine.tile_share import Comparisons, Crew, Part, Place, Sums, TileShare
 from intarsia_server.engine.tiled_objective import TiledObjective
 from intarsia_server.engine.weights import EMBEDDED
 from intarsia_server.engine.window import Window, window_around
@@ -60,6 +61,7 @@ def transfer(
     targets: TargetCache | None = None,
     resume: Checkpoint | None = None,
     tile_pixels: int | None = None,
+    crew: Crew | None = None,
 ) -> Generator[TransferEvent, None, Pixels]:
     """Runs the request's method.
 
@@ -74,6 +76,7 @@ def transfer(
         resume: a checkpoint of the same request to go on from.
         tile_pixels: the most that the encoder sees at a time, as `tile_pixels_for` finds it; a larger picture it sees
             tile by tile, to the same end but for rounding. None: every picture as a whole.
+        crew: other workers, of which each has a `TransferShare`; None: this one sees all tiles.
 
     Yields:
         Warnings, and for each stage its start, every step and its end; from `resume` on no warning that came before it,
@@ -129,7 +132,16 @@ def transfer(
             convergence = Convergence(totals) if request.optimization.until is Until.CONVERGED else None
             progress = done, rooms.cost(stage), total_cost
             summary = yield from _run_stage(
-                stage, room, optimizer, convergence, shown, progress, cancelled, around, resume
+                stage,
+                room,
+                tuple if crew is None else partial(crew.shares, index),
+                optimizer,
+                convergence,
+                shown,
+                progress,
+                cancelled,
+                around,
+                resume,
             )
         resume = None
         yield summary
@@ -138,6 +150,54 @@ def transfer(
         if first is None and not stage.half:
             first = composite
     return _to_pixels(composite, inputs)
+
+
+class TransferShare:
+    """What a worker does whose part in another's transfer is to see some of its tiles.
+
+    Args:
+        request, inputs, tile_pixels: the other's.
+        encoder: of the same weights and precision.
+        place: of this worker; the other one has place 0.
+        targets: as of `transfer`.
+    """
+
+    def __init__(
+        self,
+        request: TransferRequest,
+        inputs: Inputs,
+        encoder: Encoder,
+        *,
+        tile_pixels: int,
+        place: Place,
+        targets: TargetCache | None = None,
+    ) -> None:
+        self._rooms = _Rooms(request, inputs, encoder_for(request, encoder), never, JobTargets(targets), tile_pixels)
+        self._plan = stages(request.parameters, inputs.styled, paper=request.paper, size=self._rooms.full.size)
+        self._place = place
+        self._objective: TiledObjective
+        self._image: Tensor
+
+    def begin(self, number: int) -> None:
+        """Gets ready for a stage, which has tiles."""
+        stage = self._plan[number]
+        room = self._rooms.of(stage)
+        objective = room.builder.build(stage.losses, capped=stage.capped, window=room.window, place=self._place)
+        assert isinstance(objective, TiledObjective)
+        self._objective = objective
+
+    def sums(self, image: Tensor) -> Sums:
+        """The first pass over its tiles, given the image in their window."""
+        self._image = image.to(self._rooms.full.start)
+        return self._objective.sums(self._image)
+
+    def part(self, compared: Comparisons) -> Part:
+        """The second pass, over the same image."""
+        found = {
+            index: ({layer: gram.to(self._image) for layer, gram in differences.items()}, losses)
+            for index, (differences, losses) in compared.items()
+        }
+        return self._objective.part(self._image, found)
 
 
 def encoder_for(request: TransferRequest, encoder: Encoder) -> Encoder:
@@ -199,6 +259,7 @@ def _describe_segmentation(source: Segmentation) -> dict[str, object]:
 def _run_stage(
     stage: Stage,
     room: _Room,
+    others: Callable[[], Sequence[TileShare]],
     optimizer: StepOptimizer,
     convergence: Convergence | None,
     shown: Callable[[Tensor], Tensor],
@@ -212,7 +273,7 @@ def _run_stage(
     poll(cancelled)
     builder = room.builder
     before = builder.targets.counts
-    objective = builder.build(stage.losses, capped=stage.capped, window=room.window)
+    objective = builder.build(stage.losses, capped=stage.capped, window=room.window, others=others)
     warnings = builder.warnings
     ahead: Losses | None = None
     if resume is None:

@@ -46,12 +46,13 @@ class RayExecutor(PoolExecutor):
         configs: of the workers.
         address: of the cluster's head, or "auto"; "": a cluster of its own is started on this computer, on loopback.
         namespace: in which the actors have their names; an actor that is there already is ended.
+        helpers: actors beside each worker, with a device like its own, that see some of its large pictures' tiles.
 
     Raises:
         ImportError: Ray is not installed.
     """
 
-    def __init__(self, configs: Sequence[WorkerConfig], *, address: str, namespace: str) -> None:
+    def __init__(self, configs: Sequence[WorkerConfig], *, address: str, namespace: str, helpers: int = 0) -> None:
         # A call that comes after the end must not start a cluster.
         os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         if not address:
@@ -63,7 +64,7 @@ class RayExecutor(PoolExecutor):
         self._address = address
         self._namespace = namespace
         # One for each worker: a start waits for its turn to be carried out, and the others must not wait for it.
-        self._surroundings = Surroundings(ThreadPoolExecutor(len(configs), thread_name_prefix="intarsia-ray"))
+        self._surroundings = Surroundings(ThreadPoolExecutor(len(configs), thread_name_prefix="intarsia-ray"), helpers)
         # The cluster's processes end with the thread that has started them: it must last.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="intarsia-cluster")
         super().__init__(
@@ -106,10 +107,11 @@ class RayExecutor(PoolExecutor):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         self._surroundings.folder = tempfile.mkdtemp(prefix="intarsia-ray-")
         gpus = [config for config in self._configs if config.device.startswith("cuda")]
+        together = 1 + self._surroundings.helpers
         join(
             "local",
-            num_cpus=sum(1 if config in gpus else config.threads for config in self._configs),
-            num_gpus=len(gpus),
+            num_cpus=together * sum(1 if config in gpus else config.threads for config in self._configs),
+            num_gpus=together * len(gpus),
             include_dashboard=False,
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=self._surroundings.folder,

@@ -9,6 +9,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from intarsia_server.executors.ray_messages import CheckpointPart, LogLine, RayM
 from intarsia_server.logs import log_fields, set_up_logs
 
 if TYPE_CHECKING:
+    from intarsia_server.executors.ray_helper import Helpers
     from intarsia_server.executors.worker import Worker
 
 WAIT_SECONDS = 5.0
@@ -44,10 +46,14 @@ class WorkerActor:
     Args:
         config: of the worker.
         folder: in which to make one for checkpoints; None: where temporary files lie.
+        helpers: number of actors that it makes, which see some of the tiles of its large pictures.
+        resources: of each of these, as options of an actor.
     """
 
-    def __init__(self, config: WorkerConfig, folder: str | None) -> None:
+    def __init__(self, config: WorkerConfig, folder: str | None, helpers: int, resources: Mapping[str, float]) -> None:
         self._config = config
+        self._helpers = helpers
+        self._resources = resources
         self._worker: Worker
         self._outbox: queue.SimpleQueue[RayMessage] = queue.SimpleQueue()
         self._room = threading.Semaphore(PARTS_AHEAD)
@@ -58,13 +64,17 @@ class WorkerActor:
         threading.Thread(target=self._end_unasked, daemon=True, name="intarsia-lease").start()
 
     def start(self) -> None:
-        """Loads the encoder; `Ready` or `Failed` tells how that went."""
+        """Loads the encoder, and waits for the helpers; `Ready` or `Failed` tells how that went."""
         # Imports torch, which the front must never load.
         from intarsia_server.executors.worker import start_worker
 
         set_up_logs("worker", level=self._config.log_level, log_format=self._config.log_format, write=self._write_log)
         try:
+            helpers = self._start_helpers()
             self._worker = start_worker(self._config)
+            if helpers is not None:
+                helpers.wait()
+                self._worker.gather = helpers.gather
         except ExecutorStartError as error:
             self._outbox.put(Failed(error))
         else:
@@ -114,6 +124,14 @@ class WorkerActor:
         """Ends the process, and leaves nothing behind."""
         shutil.rmtree(self._folder, ignore_errors=True)
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def _start_helpers(self) -> Helpers | None:
+        """Each needs room in the cluster; a job that loses one goes on from its checkpoint, as with a lost worker."""
+        if self._helpers == 0:
+            return None
+        from intarsia_server.executors.ray_helper import Helpers
+
+        return Helpers(self._config, self._helpers, self._resources, self.end)
 
     def _path(self, serial: int) -> Path:
         return self._folder / str(serial)

@@ -43,10 +43,12 @@ class Surroundings:
 
     Attributes:
         threads: in which the calls to Ray are made that block.
+        helpers: of each worker.
         folder: in which actors make theirs; None: where temporary files lie on their computers.
     """
 
     threads: ThreadPoolExecutor
+    helpers: int = 0
     folder: str | None = None
 
 
@@ -106,15 +108,15 @@ class RayWorker(WorkerHandle):
         is_gpu = self.config.device.startswith("cuda")
         # Ray shows an actor the GPU that it has chosen for it, and no other.
         config = replace(self.config, device="cuda:0") if is_gpu else self.config
+        resources = {"num_cpus": 1 if is_gpu else self.config.threads, "num_gpus": 1 if is_gpu else 0}
         make: Any = ray.remote  # whose types do not know of concurrency groups
         remote = make(concurrency_groups={FRONT_GROUP: FRONT_THREADS})(WorkerActor)
         actor: ActorHandle[WorkerActor] = remote.options(
             name=self._name,
             lifetime="detached",
-            num_cpus=1 if is_gpu else self.config.threads,
-            num_gpus=1 if is_gpu else 0,
             max_restarts=0,
-        ).remote(config, self._surroundings.folder)
+            **resources,
+        ).remote(config, self._surroundings.folder, self._surroundings.helpers, resources)
         _call(actor, "start")
         return actor
 

@@ -36,7 +36,7 @@ from intarsia_server.engine.evaluation.evaluate import evaluate
 from intarsia_server.engine.evaluation.inputs import decode_evaluation_inputs
 from intarsia_server.engine.events import StepDone, TransferEvent, TransferWarning
 from intarsia_server.engine.images import Pixels, encode, fit_longer_side, resize
-from intarsia_server.engine.inputs import decode_inputs
+from intarsia_server.engine.inputs import Inputs, decode_inputs
 from intarsia_server.engine.known_pictures import KnownPictures
 from intarsia_server.engine.label_answer import answer_segmentation
 from intarsia_server.engine.label_finder import Tools
@@ -49,7 +49,8 @@ from intarsia_server.engine.request import (
 )
 from intarsia_server.engine.stages import StageDone, StageStarted
 from intarsia_server.engine.target_cache import TargetCache
-from intarsia_server.engine.transfer import describe, transfer
+from intarsia_server.engine.tile_share import Crew, Place
+from intarsia_server.engine.transfer import TransferShare, describe, transfer
 from intarsia_server.engine.weights import load_weights
 from intarsia_server.executors.base import (
     EvaluatedEvent,
@@ -116,12 +117,14 @@ class Worker:
 
     Args:
         config: of the worker.
+        gather: has other workers get ready for their shares of a transfer's tiles; None: there are none.
 
     Raises:
         WeightsUnavailableError, RuntimeError: it cannot start.
     """
 
     config: WorkerConfig
+    gather: Callable[[TransferRequest, Inputs, int], Crew] | None = None
     info: ExecutorInfo = field(init=False)
     _device: torch.device = field(init=False)
     _classifier: Classifier = field(init=False)
@@ -181,6 +184,15 @@ class Worker:
             log.exception("%s failed", command.request.kind)
             send(Failed(RuntimeError(f"the {command.request.kind} failed on the server")))
 
+    def share(self, request: TransferRequest, inputs: Inputs, tile_pixels: int, place: Place) -> TransferShare:
+        """A share of another worker's transfer, whose encoder this one has or loads.
+
+        Raises:
+            WeightsUnavailableError: it cannot.
+        """
+        encoder = self._encoder(request.encoder, request.precision)
+        return TransferShare(request, inputs, encoder, tile_pixels=tile_pixels, place=place, targets=self._targets)
+
     def _carry_out(
         self,
         command: RunCommand,
@@ -231,6 +243,9 @@ class Worker:
         stopwatch = Stopwatch()
         height, width = inputs.labels.shape
         tile_pixels = self._tile_pixels(request, (width, height), send if is_whole else _say_nothing)
+        crew = None
+        if self.gather is not None and tile_pixels is not None:
+            crew = self.gather(request, inputs, tile_pixels)
         steps = stopwatch.watch(
             transfer(
                 request,
@@ -240,13 +255,14 @@ class Worker:
                 targets=self._targets,
                 resume=resume,
                 tile_pixels=tile_pixels,
+                crew=crew,
             )
         )
         del resume  # the transfer lets go of its tensors, too, before the first step
         with CheckpointWriter(path, fingerprint, self.config.checkpoint_seconds, on_checkpoint) as writer:
             pixels = _report(steps, request.preview_interval, stages, writer, cancelled, self._telling_memory(send))
         image = encode(pixels, request.output.format, quality=request.output.quality, text=text)
-        if is_whole:  # the rest of a job says nothing of how long a job takes
+        if is_whole and crew is None:  # the rest of a job, or one with help, says nothing of how long a job takes
             outside = time.perf_counter() - began - sum(stage.seconds for stage in stages)
             meter = self._speedometers[precision]
             stopwatch.teach(meter, job_work(request, (width, height), stopwatch.areas, tile_pixels), outside)
