@@ -15,6 +15,7 @@ import server_pictures as pictures
 from executor_driving import CONFIG, both, image, of_kind, request, run, step_of
 from intarsia_server.engine.events import TransferWarning
 from intarsia_server.engine.parameters import MaskedGramParameters
+from intarsia_server.engine.request import LabelMapSource
 from intarsia_server.executors.base import ExecutorEvent, ProgressEvent, ResumedEvent
 from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.ray import RayExecutor
@@ -23,10 +24,11 @@ from server_process import children, command_line
 SIZE = (420, 356)
 """Too large for the smallest tile."""
 
-STEPS = 6
+STEPS = 4
 LARGE = replace(
     request(),
     content=pictures.content(SIZE),
+    segmentation=LabelMapSource(pictures.label_map(SIZE)),
     parameters=MaskedGramParameters(steps=STEPS, coarse_steps=0),
     optimization=replace(request().optimization, memory_bytes=1),
 )
@@ -70,7 +72,7 @@ def test_a_worker_with_a_helper(tmp_path: Path) -> None:
             cancelled = await run(executor, LARGE, None, until=step_of("masked gram", 1), then=asyncio.Event.set)
             small = await run(executor, request(steps=2), None)
             assert speeds(executor) != before
-            killed = await run(executor, LARGE, path, until=both(step_of("masked gram", 3), path), then=kill_helper)
+            killed = await run(executor, LARGE, path, until=both(step_of("masked gram", 2), path), then=kill_helper)
             gone_on = await run(executor, LARGE, path)
         finally:
             await executor.stop()

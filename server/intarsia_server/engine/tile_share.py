@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from torch import Tensor
 
-    from intarsia_server.engine.losses import Grams
+from intarsia_server.engine.losses import Grams
 
-    Sums = Mapping[int, Mapping[str, Tensor]]
-    """Shares of the picture's mean Gram matrices [R, C, C] in float64, by the loss's number and layer."""
+Sums = Mapping[int, Mapping[str, Tensor]]
+"""Shares of the picture's mean Gram matrices [R, C, C] in float64, by the loss's number and layer."""
 
-    Comparisons = Mapping[int, tuple[Grams, Tensor]]
-    """What `StyleLoss.compare` gives for the whole picture, by the loss's number."""
+Comparisons = Mapping[int, tuple[Grams, Tensor]]
+"""What `StyleLoss.compare` gives for the whole picture, by the loss's number."""
 
 
 class Part(NamedTuple):
