@@ -20,9 +20,9 @@ from intarsia_server.executors.pool import PoolExecutor
 
 log = logging.getLogger(__name__)
 
-OBJECT_STORE_BYTES = 100 * 2**20
-"""Of a cluster of our own. Only pictures pass through it, and what does not fit goes to the disk."""
-
+OBJECT_STORE_BYTES, WITH_HELPERS = 100 * 2**20, 512 * 2**20
+"""Of a cluster of our own. Only pictures pass through it, and what does not fit goes to the disk; helpers get a large
+picture's parts as floats with each step."""
 
 CONNECT_SECONDS = 10.0
 
@@ -113,7 +113,7 @@ class RayExecutor(PoolExecutor):
             num_cpus=together * sum(1 if config in gpus else config.threads for config in self._configs),
             num_gpus=together * len(gpus),
             include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
+            object_store_memory=WITH_HELPERS if together > 1 else OBJECT_STORE_BYTES,
             _temp_dir=self._surroundings.folder,
         )
 
