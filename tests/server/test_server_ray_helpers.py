@@ -15,7 +15,7 @@ import server_pictures as pictures
 from executor_driving import CONFIG, both, image, of_kind, request, run, step_of
 from intarsia_server.engine.events import TransferWarning
 from intarsia_server.engine.parameters import MaskedGramParameters
-from intarsia_server.engine.request import LabelMapSource
+from intarsia_server.engine.request import LabelMapSource, Precision
 from intarsia_server.executors.base import ExecutorEvent, ProgressEvent, ResumedEvent
 from intarsia_server.executors.local import LocalExecutor
 from intarsia_server.executors.ray import RayExecutor
@@ -24,12 +24,13 @@ from server_process import children, command_line
 SIZE = (420, 356)
 """Too large for the smallest tile."""
 
-STEPS = 4
+STEPS = 3
 LARGE = replace(
     request(),
     content=pictures.content(SIZE),
     segmentation=LabelMapSource(pictures.label_map(SIZE)),
     parameters=MaskedGramParameters(steps=STEPS, coarse_steps=0),
+    precision=Precision.BF16,
     optimization=replace(request().optimization, memory_bytes=1),
 )
 
@@ -86,7 +87,7 @@ def test_a_worker_with_a_helper(tmp_path: Path) -> None:
     expected = asyncio.run(alone())
     unbroken, cancelled, small, killed, gone_on = asyncio.run(with_helper())
     assert "memory_exceeded" in [event.code for event in of_kind(TransferWarning, unbroken)]
-    assert losses(unbroken) == pytest.approx(losses(expected), rel=1e-3)
+    assert losses(unbroken) == pytest.approx(losses(expected), rel=1e-2)
     difference = pixels(unbroken) - pixels(expected)
     assert np.abs(difference).mean() < 1
     assert 0 < len(losses(cancelled)) < STEPS
