@@ -14,14 +14,14 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from intarsia_server.engine.cancel import never
-from intarsia_server.engine.capabilities import memory_held
+from intarsia_server.engine.capabilities import memory_allowed, memory_held
 from intarsia_server.engine.cost.memory import job_budget, peak_memory, tile_pixels_for
 from intarsia_server.engine.cost.work import plan_of
 from intarsia_server.engine.encoder import Encoder
@@ -52,7 +52,7 @@ BUDGET = 4 * 2**30
 LARGE, WIDE = 3840, (592, 333)
 """Longer side of the picture that the budget is for, and what is cut of the example for its proportions."""
 
-CUTS = {3: (280, 26_000), 8: (331, 45_000), 12: (421, 52_000)}
+CUTS = {3: (280, 26_000), 8: (331, 40_000), 12: (421, 45_000)}
 """Longer side of the example in pixels and pixels of a tile, by the least number of tiles that they make."""
 
 METHODS: Mapping[str, Mapping[str, object]] = {
@@ -65,13 +65,14 @@ METHODS: Mapping[str, Mapping[str, object]] = {
     "blended": {},
 }
 
-SIZES = {False: (300, 600, 1200), True: (300, 600, 1200, 1800, 2400, 3600, 5100, 7200)}
-"""Longer sides; the largest is of 34 megapixels."""
+SIZES = {False: (300, 600, 1200), True: (300, 600, 1200, 1800, 2400, 3500, 5100, 7200)}
+"""Longer sides; the largest is of 35 megapixels."""
 
 TILE = 300_000
-"""Pixels of a tile where sizes are compared."""
+"""Pixels of a tile where sizes are compared in tiles."""
 
-FLAT = 1.2
+FLAT, FLAT_PIXELS = 1.2, 8.5e6
+"""How much more a pixel of one picture may cost than one of another, and pixels of the largest of these."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,15 @@ class Job:
         steps: of the only stage.
         precision: resolved.
         cut: (width, height) of what is cut of the example; None: all of it.
-        tile_pixels: of a tile; None: as the budget of 4 GiB asks.
+        memory: bytes that a worker may hold in all.
+        tile_pixels: of a tile; None: as that asks.
     """
 
     size: int
     steps: int
     precision: str
     cut: tuple[int, int] | None = None
+    memory: int = BUDGET
     tile_pixels: int | None = None
 
 
@@ -175,7 +178,7 @@ def run_job(job: Job) -> Measured:
     inputs = decode_inputs(request, max_pixels=MAX_PIXELS)
     height, width = inputs.labels.shape
     needed = partial(peak_memory, request, (width, height), precision=request.precision, loaded=True)
-    tile_pixels = job.tile_pixels or tile_pixels_for(needed, (width, height), job_budget(BUDGET))
+    tile_pixels = job.tile_pixels or tile_pixels_for(needed, (width, height), job_budget(job.memory))
     events = transfer(request, inputs, encoder, cancelled=never, tile_pixels=tile_pixels)
     moments = [(time.perf_counter(), time.process_time()) for event in events if isinstance(event, StepDone)]
     # The first step, with which the targets are made, is not among them.
@@ -211,27 +214,35 @@ def run(options: Options) -> Iterator[Report]:
         ],
         facts={"rows": errors, "machine": machine()},
     )
-    steps = options.steps or 2
+    job = Job(LARGE, max(2, options.steps or 2), default_precision())
     sizes = (options.size,) if options.size else SIZES[options.full]
-    rows = [measure(Job(size, max(2, steps), default_precision(), tile_pixels=TILE)) for size in sizes]
-    for row in rows:
-        print(_line(row), flush=True)
-    per_pixel = [row.cpu_seconds / row.pixels for row in rows if row.pixels <= 8.5e6]
-    yield Report(
-        name="tiling-size",
-        figures=[
-            Figure(name="dearest pixel over the cheapest, by size", goal=FLAT, measured=max(per_pixel) / min(per_pixel))
-        ],
-        facts={"rows": [asdict(row) for row in rows], "tile_pixels": TILE, "machine": machine()},
-    )
+    yield _by_size("in tiles", [replace(job, size=size, tile_pixels=TILE) for size in sizes])
+    memory = memory_allowed(CPU) or BUDGET
+    yield _by_size("as memory allows", [replace(job, size=size, memory=memory) for size in sizes if size < LARGE])
     if options.full:
-        row = measure(Job(LARGE, 2, default_precision(), WIDE))
-        print(_line(row), flush=True)
+        row = _measured(replace(job, cut=WIDE))
         yield Report(
             name="tiling-budget",
             figures=[Figure(name="peak over 4 GiB, 2160x3840", goal=1.0, measured=row.peak / BUDGET)],
             facts={"row": asdict(row), "machine": machine()},
         )
+
+
+def _by_size(how: str, jobs: Sequence[Job]) -> Report:
+    rows = [_measured(job) for job in jobs]
+    per_pixel = [row.cpu_seconds / row.pixels for row in rows if row.pixels <= FLAT_PIXELS]
+    figures = []
+    if per_pixel:
+        name = f"dearest pixel over the cheapest, by size, {how}"
+        figures.append(Figure(name=name, goal=FLAT, measured=max(per_pixel) / min(per_pixel)))
+    facts = {"rows": [asdict(row) for row in rows], "machine": machine()}
+    return Report(name=f"tiling-size {how}".replace(" ", "-"), figures=figures, facts=facts)
+
+
+def _measured(job: Job) -> Measured:
+    row = measure(job)
+    print(_line(row), flush=True)
+    return row
 
 
 def _line(row: Measured) -> str:

@@ -35,7 +35,7 @@ CLOSE = 1e-5
 TILE = 55_000
 """Pixels of a tile; `SIZE` takes four."""
 
-CUTS = {3: ((561, 71), 26_000), 8: (SIZE, 1), 12: ((421, 331), 65_000)}
+CUTS = {3: ((561, 71), 25_000), 8: (SIZE, 1), 12: ((421, 331), 57_000)}
 """(width, height), odd and no multiples of what the encoder pools, and pixels of a tile, by the number of tiles."""
 
 METHODS: Mapping[str, Mapping[str, Any]] = {

@@ -337,7 +337,7 @@ class ObjectiveBuilder:
             poll(self._cancelled)
             with torch.no_grad():
                 features = self._encoder(tile.outer.crop(image), [SURROGATE_LAYER])[SURROGATE_LAYER]
-            return in_layer(tile.inner, features, SURROGATE_LAYER)
+            return in_layer(tile.inner(SURROGATE_LAYER), features, SURROGATE_LAYER)
 
         variance = self._variance(map(target, tiles))
         count = target(tiles[0]).shape[1] * image.shape[2] * image.shape[3]
@@ -505,13 +505,13 @@ class ObjectiveBuilder:
         with torch.no_grad():
             for tile in tiles:
                 poll(self._cancelled)
-                found = self._encoder(tile.outer.crop(image), [layer])[layer]
+                found = self._encoder(tile.outer.crop(image), [layer], tile.parts)[layer]
                 if len(tiles) == 1:
                     return found
                 if result is None:
                     size = _bounds(tiles).pooled(pool_count(layer)).size
                     result = found.new_empty(1, *size, found.shape[1]).permute(0, 3, 1, 2)
-                tile.core.pooled(pool_count(layer)).view(result).copy_(in_layer(tile.inner, found, layer))
+                tile.core.pooled(pool_count(layer)).view(result).copy_(in_layer(tile.inner(layer), found, layer))
         assert result is not None
         return result
 
@@ -522,9 +522,9 @@ class ObjectiveBuilder:
         for tile, plan in zip(tiles, self._plans(mask, tiles), strict=True):
             poll(self._cancelled)
             with torch.no_grad():
-                features = self._encoder(tile.outer.crop(image), STYLE_LAYERS)
+                features = self._encoder(tile.outer.crop(image), STYLE_LAYERS, tile.parts)
             for layer, feature in features.items():
-                core = in_layer(tile.inner, feature, layer)
+                core = in_layer(tile.inner(layer), feature, layer)
                 sums[layer] = sums.get(layer, 0) + masked_gram(core, plan[layer]).gram[0, 0].double()
         return {layer: gram.to(image.dtype) for layer, gram in sums.items()}
 

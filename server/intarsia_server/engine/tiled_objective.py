@@ -152,8 +152,8 @@ class TiledObjective:
             poll(self._cancelled)
             tile = self._tiles[number]
             layers = frozenset[str]().union(*(loss.parts[number].layers for loss in styles.values()))
-            found = self._encoder(self._seen(tile).crop(image), layers)
-            features = {layer: in_layer(tile.inner, feature, layer) for layer, feature in found.items()}
+            found = self._encoder(self._seen(tile).crop(image), layers, tile.parts)
+            features = {layer: in_layer(tile.inner(layer), feature, layer) for layer, feature in found.items()}
             for index, loss in styles.items():
                 for layer, gram in loss.parts[number].grams(features).items():
                     sums[index][layer] = sums[index].get(layer, 0) + gram.double()
@@ -167,10 +167,13 @@ class TiledObjective:
         for number in self._own if self._layers else ():
             poll(self._cancelled)
             tile = self._tiles[number]
-            forward = self._encoder.run(self._seen(tile).crop(image), self._layers)
-            features = {layer: in_layer(tile.inner, forward.features[layer], layer) for layer in self._layers}
+            forward = self._encoder.run(self._seen(tile).crop(image), self._layers, tile.parts)
+            maps = {layer: forward.features[layer] for layer in self._layers}
+            features = {layer: in_layer(tile.inner(layer), feature, layer) for layer, feature in maps.items()}
             for segment, found in self._gradients(number, features, compared, values).items():
-                gradients = {layer: _around(own, tile, layer) for layer, own in found.features.items()}
+                gradients = {
+                    layer: _around(own, tile.inner(layer), maps[layer], layer) for layer, own in found.features.items()
+                }
                 own = forward.backward(gradients)
                 if self._caps is not None and segment is not None:
                     own *= self._caps(segment, tile.outer)
@@ -235,9 +238,8 @@ def in_layer(part: Window, features: Tensor, layer: str) -> Tensor:
     return part.pooled(pool_count(layer)).view(features).contiguous(memory_format=torch.channels_last)
 
 
-def _around(core: Tensor, tile: Tile, layer: str) -> Tensor:
+def _around(core: Tensor, inner: Window, features: Tensor, layer: str) -> Tensor:
     """A gradient by a core's feature map as one by the tile's, where nothing else counts."""
-    height, width = (side >> pool_count(layer) for side in tile.outer.size)
-    gradient = core.new_zeros(1, height, width, core.shape[1]).permute(0, 3, 1, 2)
-    tile.inner.pooled(pool_count(layer)).view(gradient).copy_(core)
+    gradient = torch.zeros_like(features)
+    inner.pooled(pool_count(layer)).view(gradient).copy_(core)
     return gradient

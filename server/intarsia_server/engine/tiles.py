@@ -8,18 +8,27 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
-from intarsia_server.engine.vgg import CONTENT_LAYER, CONVOLUTIONS, LAYERS, STYLE_LAYERS
+from intarsia_server.engine.vgg import BLOCKS, CONTENT_LAYER, CONVOLUTIONS, LAYERS, STYLE_LAYERS, pool_count
 from intarsia_server.engine.window import GRID, Window
 
 _DEEPEST = max(LAYERS.index(layer) for layer in (*STYLE_LAYERS, CONTENT_LAYER))
 
-REACH: int = sum(2 ** (block - 1) for block, _ in CONVOLUTIONS[: _DEEPEST + 1])
-"""Pixels to each side of a cell of the deepest layer that show in it: one cell of its own layer per convolution."""
 
-OVERLAP = -(-REACH // GRID) * GRID
-"""Pixels of its surroundings that a tile is seen with: its reach, and up to the grid, so that pooling's squares are the
-whole picture's."""
+def _margin(block: int) -> int:
+    """Pixels: one cell of its own layer per convolution from that block on, in whole squares of the next pooling."""
+    reach = sum(1 << (later - 1) for later, _ in CONVOLUTIONS[: _DEEPEST + 1] if later >= block)
+    square = 1 << block if block < len(BLOCKS) else 1
+    return -(-reach // square) * square
+
+
+MARGINS = tuple(_margin(block) for block in range(1, len(BLOCKS) + 1))
+"""Pixels around a tile's core that each block of the encoder (from 1) has of its surroundings: as far as they still
+reach into the core's cells of the deepest layer. What is cut off on the way reaches none."""
+
+OVERLAP = MARGINS[0]
+"""Pixels of its surroundings that a tile is seen with."""
 
 MIN_CORE = 64
 """Shortest side of a core: with its overlap a smaller one would be nearly all overlap."""
@@ -37,14 +46,27 @@ class Tile:
     core: Window
     outer: Window
 
-    @property
-    def inner(self) -> Window:
-        """The core, as it lies in `outer`."""
-        return self.core.moved(-self.outer.top, -self.outer.left)
+    @cached_property
+    def parts(self) -> tuple[Window, ...]:
+        """What each block of the encoder has of the tile, as it lies in `outer`."""
+        return tuple(self._with(margin).moved(-self.outer.top, -self.outer.left) for margin in MARGINS)
+
+    def inner(self, layer: str) -> Window:
+        """The core, in pixels, as it lies in what a layer has of the tile."""
+        part = self.parts[pool_count(layer)]
+        return self.core.moved(-self.outer.top - part.top, -self.outer.left - part.left)
 
     def moved(self, down: int, right: int) -> Tile:
         """The same part of a picture of which this tile's picture is a part."""
         return Tile(self.core.moved(down, right), self.outer.moved(down, right))
+
+    def _with(self, margin: int) -> Window:
+        """The core with a margin, as far as the picture goes."""
+        core, outer = self.core, self.outer
+        top, left = max(outer.top, core.top - margin), max(outer.left, core.left - margin)
+        bottom, right = min(outer.bottom, core.bottom + margin), min(outer.right, core.right + margin)
+        area = (bottom - top) * (right - left)
+        return Window(top, bottom, left, right, outer.share * area / (outer.size[0] * outer.size[1]))
 
 
 def tiles_of(height: int, width: int, most_pixels: int | None) -> tuple[Tile, ...]:
@@ -67,39 +89,45 @@ def tiles_of(height: int, width: int, most_pixels: int | None) -> tuple[Tile, ..
     )
 
 
-def seen_share(height: int, width: int, most_pixels: int | None) -> tuple[float, int]:
-    """Pixels that the encoder sees of a picture in tiles, over the picture's own, and the number of tiles."""
+def tile_count(height: int, width: int, most_pixels: int | None) -> int:
+    """The number of a picture's tiles."""
     rows, columns = _cut(height, width, most_pixels)
-    seen = _seen(height, rows) * _seen(width, columns)
-    return seen / (height * width), len(_spans(height, rows)) * len(_spans(width, columns))
+    return len(_spans(height, rows)) * len(_spans(width, columns))
 
 
-def largest_tile(height: int, width: int, most_pixels: int | None) -> tuple[int, int]:
-    """(height, width) of the largest of a picture's tiles, with its overlap."""
+def seen_share(height: int, width: int, most_pixels: int | None, block: int = 1) -> float:
+    """Pixels that a block of the encoder (from 1) has of a picture in tiles, over the picture's own."""
     rows, columns = _cut(height, width, most_pixels)
-    return _longest(height, rows), _longest(width, columns)
+    margin = MARGINS[block - 1]
+    return _seen(height, rows, margin) * _seen(width, columns, margin) / (height * width)
+
+
+def largest_tile(height: int, width: int, most_pixels: int | None, margin: int = OVERLAP) -> tuple[int, int]:
+    """(height, width) of the largest of a picture's tiles, with its overlap or another margin around its core."""
+    rows, columns = _cut(height, width, most_pixels)
+    return _longest(height, rows, margin), _longest(width, columns, margin)
 
 
 _Span = tuple[int, int]
 
 
-def _spans(side: int, count: int) -> list[tuple[_Span, _Span]]:
-    """Along one side: start and end of each tile with its overlap, and of its core; about `count` of them."""
+def _spans(side: int, count: int, margin: int = OVERLAP) -> list[tuple[_Span, _Span]]:
+    """Along one side: start and end of each tile with a margin, and of its core; about `count` of them."""
     step = -(-side // (count * GRID)) * GRID
     # A rest that is no cell of the deepest layer belongs to the tile before it.
     starts = list(range(0, max(1, side - GRID + 1), step))
     return [
-        ((max(0, start - OVERLAP), min(side, end + OVERLAP)), (start, end))
+        ((max(0, start - margin), min(side, end + margin)), (start, end))
         for start, end in itertools.pairwise([*starts, side])
     ]
 
 
-def _longest(side: int, count: int) -> int:
-    return max(end - start for (start, end), _ in _spans(side, count))
+def _longest(side: int, count: int, margin: int = OVERLAP) -> int:
+    return max(end - start for (start, end), _ in _spans(side, count, margin))
 
 
-def _seen(side: int, count: int) -> int:
-    return sum(end - start for (start, end), _ in _spans(side, count))
+def _seen(side: int, count: int, margin: int = OVERLAP) -> int:
+    return sum(end - start for (start, end), _ in _spans(side, count, margin))
 
 
 @functools.lru_cache

@@ -175,12 +175,13 @@ class TransferShare:
         self._rooms = _Rooms(request, inputs, encoder_for(request, encoder), never, JobTargets(targets), tile_pixels)
         self._plan = stages(request.parameters, inputs.styled, paper=request.paper, size=self._rooms.full.size)
         self._place = place
-        self._objective: TiledObjective
+        self._objective: TiledObjective | None = None
         self._image: Tensor
 
     def begin(self, number: int) -> None:
         """Gets ready for a stage, which has tiles."""
         stage = self._plan[number]
+        self._objective = None  # the targets of the stage before go before these come
         room = self._rooms.of(stage)
         objective = room.builder.build(stage.losses, capped=stage.capped, window=room.window, place=self._place)
         assert isinstance(objective, TiledObjective)
@@ -188,6 +189,7 @@ class TransferShare:
 
     def sums(self, image: Tensor) -> Sums:
         """The first pass over its tiles, given the image in their window."""
+        assert self._objective is not None
         self._image = image.to(self._rooms.full.start)
         return self._objective.sums(self._image)
 
@@ -197,6 +199,7 @@ class TransferShare:
             index: ({layer: gram.to(self._image) for layer, gram in differences.items()}, losses)
             for index, (differences, losses) in compared.items()
         }
+        assert self._objective is not None
         return self._objective.part(self._image, found)
 
 

@@ -10,7 +10,7 @@ from intarsia_server.engine.cost.memory import job_budget, peak_memory, tile_pix
 from intarsia_server.engine.cost.speed import Speed
 from intarsia_server.engine.cost.work import Size, StageWork, job_work
 from intarsia_server.engine.request import Precision, TransferRequest
-from intarsia_server.engine.tiles import seen_share
+from intarsia_server.engine.tiles import tile_count
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def estimate_job(
         preparation_seconds=work.flops * speed.seconds_per_flop + work.pixels * speed.seconds_per_pixel,
         stages=tuple(StageEstimate(s.stage.name, s.stage.steps, _seconds(s, speed)) for s in work.stages),
         memory_bytes=needed(areas=areas, tile_pixels=tile_pixels),
-        tiles=seen_share(size[1], size[0], tile_pixels)[1],
+        tiles=tile_count(size[1], size[0], tile_pixels),
     )
 
 

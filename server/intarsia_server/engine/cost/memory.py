@@ -22,7 +22,7 @@ from intarsia_server.engine.cost.work import depth as depth_of
 from intarsia_server.engine.images import pixel_count
 from intarsia_server.engine.methods import Content, LossSpec, Stage, Style, Surrogate, SurrogateStyle
 from intarsia_server.engine.request import Optimizer, Precision, SoftMasks, TransferRequest
-from intarsia_server.engine.tiles import OVERLAP, largest_tile
+from intarsia_server.engine.tiles import MARGINS, OVERLAP, largest_tile
 from intarsia_server.engine.vgg import BLOCKS, CONTENT_LAYER, CONVOLUTIONS, LAYERS, STYLE_LAYERS
 
 FLOAT = 4
@@ -76,7 +76,7 @@ LOADING, LOADED = 5.2, 3.3
 """Copies of the encoder's weights in float32 while it is loaded, and in its precision from then on: each convolution
 has its kernels twice, forward and backward, and what lies free between them is hardly of use."""
 
-IDLE = 800 * 2**20
+IDLE = 850 * 2**20
 """Bytes that a worker holds when it does nothing: libraries and the default encoder."""
 
 MIN_TILE = (192 + 2 * OVERLAP) ** 2
@@ -237,28 +237,29 @@ def _stepping(
     grams = FLOAT * matched * sum(_channels(layer) ** 2 for layer in STYLE_LAYERS)
     height, width = largest_tile(size[1], size[0], tile_pixels)
     if (height, width) == (size[1], size[0]):
-        return area * (_activations(stage, size, precision) + vectors) + GRAM_COPIES * grams
+        return area * (_activations(stage, size, precision, None) + vectors) + GRAM_COPIES * grams
     kept = float(_bytes(precision) * _numbers({CONTENT_LAYER} & layers_of(stage.losses), size))
     kept += KEPT_OF_TILES * size[0] * size[1] * bool(matched)
-    own = _activations(stage, (width, height), precision)
-    own += CORE_COPIES * _bytes(precision) * _numbers(layers_of(stage.losses), (width, height))
+    own = _activations(stage, size, precision, tile_pixels)
+    core_height, core_width = largest_tile(size[1], size[0], tile_pixels, 0)
+    own += CORE_COPIES * _bytes(precision) * _numbers(layers_of(stage.losses), (core_width, core_height))
     return area * (vectors + kept) + own + (GRAM_COPIES + GRAM_SUMS) * grams
 
 
-def _activations(stage: Stage, size: Size, precision: Precision) -> float:
+def _activations(stage: Stage, size: Size, precision: Precision, tile_pixels: int | None) -> float:
     """Every feature map, those that they are compared with, the gradients by them, and the way back."""
     layers = layers_of(stage.losses)
     if not layers:
         return 0.0
-    kept = _numbers(LAYERS[: depth_of(layers)], size)
+    kept = _numbers(LAYERS[: depth_of(layers)], size, tile_pixels)
     compared = [layers_of([loss]) for loss in stage.losses if isinstance(loss, Content | Surrogate)]
-    kept += FEATURE_COPIES * sum(_numbers(own, size) for own in compared)
-    kept += _numbers(layers, size)
+    kept += FEATURE_COPIES * sum(_numbers(own, size, tile_pixels) for own in compared)
+    kept += _numbers(layers, size, tile_pixels)
     if stage.capped:
         # Each segment's style has gradients of its own, all of which are there before the first finds its way back.
         others = sum(len(loss.segments) - 1 for loss in stage.losses if isinstance(loss, Style))
-        kept += others * _numbers(STYLE_LAYERS, size)
-    return _bytes(precision) * (kept + BACKWARD * _numbers(LAYERS[:1], size))
+        kept += others * _numbers(STYLE_LAYERS, size, tile_pixels)
+    return _bytes(precision) * (kept + BACKWARD * _numbers(LAYERS[:1], size, tile_pixels))
 
 
 def _targets_pass(area: float, size: Size, precision: Precision, tile_pixels: int | None) -> float:
@@ -273,9 +274,14 @@ def _targets_pass(area: float, size: Size, precision: Precision, tile_pixels: in
     return image + area * _bytes(precision) * (_numbers(STYLE_LAYERS, size) + FORWARD * _numbers(LAYERS[:1], size))
 
 
-def _numbers(layers: Iterable[str], size: Size) -> int:
-    """In the feature maps of an image."""
-    return sum(_channels(layer) * layer_pixels(int(layer[4]), size) for layer in layers)
+def _numbers(layers: Iterable[str], size: Size, tile_pixels: int | None = None) -> int:
+    """In the feature maps of an image, or of the largest of its tiles."""
+    total = 0
+    for layer in layers:
+        block = int(layer[4])
+        height, width = largest_tile(size[1], size[0], tile_pixels, MARGINS[block - 1])
+        total += _channels(layer) * layer_pixels(block, (width, height))
+    return total
 
 
 def _channels(layer: str) -> int:

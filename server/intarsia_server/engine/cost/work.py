@@ -36,7 +36,7 @@ from intarsia_server.engine.request import (
     Start,
     TransferRequest,
 )
-from intarsia_server.engine.tiles import seen_share
+from intarsia_server.engine.tiles import seen_share, tile_count
 from intarsia_server.engine.vgg import BLOCKS, CONTENT_LAYER, CONVOLUTIONS, LAYERS, STYLE_LAYERS, SURROGATE_LAYER
 
 Size = tuple[int, int]
@@ -156,14 +156,15 @@ def depth(layers: Iterable[str]) -> int:
     return max((LAYERS.index(layer) + 1 for layer in layers), default=0)
 
 
-def forward_flops(layers: Iterable[str], size: Size) -> float:
-    """Of the convolutions of one pass over an image."""
-    total, channels_in = 0, 3
+def forward_flops(layers: Iterable[str], size: Size, tile_pixels: int | None = None) -> float:
+    """Of the convolutions of one pass over an image; tiles are seen with their overlap."""
+    total, channels_in = 0.0, 3
     for block, _ in CONVOLUTIONS[: depth(layers)]:
         channels = BLOCKS[block - 1][0]
-        total += 2 * 9 * channels_in * channels * layer_pixels(block, size)
+        pixels = layer_pixels(block, size) * seen_share(size[1], size[0], tile_pixels, block)
+        total += 2 * 9 * channels_in * channels * pixels
         channels_in = channels
-    return float(total)
+    return total
 
 
 def gram_flops(size: Size) -> float:
@@ -175,8 +176,8 @@ def gram_flops(size: Size) -> float:
 def step_flops(stage: Stage, request: TransferRequest, size: Size, tile_pixels: int | None = None) -> float:
     """Of one evaluation of objective and gradient, and of the optimizer's move.
 
-    The weights never learn: the backward pass costs what the forward pass does. Tiles are seen with their overlap, and
-    once more for the Gram matrices.
+    The weights never learn: the backward pass costs what the forward pass does. Tiles are seen once more for the Gram
+    matrices.
     """
     size = stage_size(stage, size)
     styled = [loss for loss in stage.losses if isinstance(loss, Style | SurrogateStyle)]
@@ -185,10 +186,9 @@ def step_flops(stage: Stage, request: TransferRequest, size: Size, tile_pixels: 
         # One backward pass for each segment's style, and one for all else that reads features.
         others = layers_of(loss for loss in stage.losses if not isinstance(loss, Style))
         backwards = sum(len(loss.segments) for loss in styled if isinstance(loss, Style)) + bool(others)
-    encoder = forward_flops(layers_of(stage.losses), size) * (1 + backwards)
-    seen, tiles = seen_share(size[1], size[0], tile_pixels)
-    if tiles > 1:
-        encoder = seen * (encoder + (forward_flops(layers_of(styled), size) if styled else 0.0))
+    encoder = forward_flops(layers_of(stage.losses), size, tile_pixels) * (1 + backwards)
+    if tile_count(size[1], size[0], tile_pixels) > 1:
+        encoder += forward_flops(layers_of(styled), size, tile_pixels)
     grams = 2 * gram_flops(size) * len(styled)
     variations = sum(isinstance(loss, TotalVariation) for loss in stage.losses)
     vectors = _optimizer_vectors(request.optimization, stage.steps) + TV_VECTORS * variations
