@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from intarsia_server.engine.cancel import never
 from intarsia_server.engine.capabilities import memory_allowed, memory_held
-from intarsia_server.engine.cost.memory import job_budget, peak_memory, tile_pixels_for
+from intarsia_server.engine.cost.memory import job_budget, largest_buffer, peak_memory, tile_pixels_for
 from intarsia_server.engine.cost.work import plan_of
 from intarsia_server.engine.encoder import Encoder
 from intarsia_server.engine.events import StepDone
@@ -179,6 +179,8 @@ def run_job(job: Job) -> Measured:
     height, width = inputs.labels.shape
     needed = partial(peak_memory, request, (width, height), precision=request.precision, loaded=True)
     tile_pixels = job.tile_pixels or tile_pixels_for(needed, (width, height), job_budget(job.memory))
+    if tile_pixels is not None:
+        keep_memory(largest_buffer(request.precision, tile_pixels))
     events = transfer(request, inputs, encoder, cancelled=never, tile_pixels=tile_pixels)
     moments = [(time.perf_counter(), time.process_time()) for event in events if isinstance(event, StepDone)]
     # The first step, with which the targets are made, is not among them.

@@ -27,7 +27,7 @@ from intarsia_server.engine.capabilities import (
     resolve_precision,
     torch_dtype,
 )
-from intarsia_server.engine.cost.memory import job_budget, peak_memory, tile_pixels_for
+from intarsia_server.engine.cost.memory import job_budget, largest_buffer, peak_memory, tile_pixels_for
 from intarsia_server.engine.cost.speed import Speedometer
 from intarsia_server.engine.cost.work import Size, job_work
 from intarsia_server.engine.encoder import Encoder
@@ -92,14 +92,20 @@ def start_worker(config: WorkerConfig) -> Worker:
         raise ExecutorStartError(str(error)) from error
 
 
-def keep_memory() -> None:
-    """Tells glibc to keep freed memory: a step frees and takes the same buffers, and fresh pages cost more than it."""
+def keep_memory(most: int = 2**30) -> None:
+    """Tells glibc to keep freed memory: a step frees and takes the same buffers, and fresh pages cost more than it.
+
+    Args:
+        most: bytes of the largest buffers that are kept; larger ones come from the system and go back to it. Where a
+            job is done in tiles, those of the whole picture are best apart from those of tiles: what lasts longer lies
+            among what comes and goes, and leaves holes that nothing fits in.
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return  # not glibc
     trim_threshold, mmap_threshold = -1, -3
-    mallopt(mmap_threshold, 2**30)
+    mallopt(mmap_threshold, most)
     mallopt(trim_threshold, 2**31 - 1)
 
 
@@ -191,6 +197,7 @@ class Worker:
             WeightsUnavailableError: it cannot.
         """
         encoder = self._encoder(request.encoder, request.precision)
+        keep_memory(largest_buffer(request.precision, tile_pixels))
         return TransferShare(request, inputs, encoder, tile_pixels=tile_pixels, place=place, targets=self._targets)
 
     def _carry_out(
@@ -244,8 +251,12 @@ class Worker:
         height, width = inputs.labels.shape
         tile_pixels = self._tile_pixels(request, (width, height), send if is_whole else _say_nothing)
         crew = None
-        if self.gather is not None and tile_pixels is not None:
-            crew = self.gather(request, inputs, tile_pixels)
+        if tile_pixels is None:
+            keep_memory()
+        else:
+            keep_memory(largest_buffer(precision, tile_pixels))
+            if self.gather is not None:
+                crew = self.gather(request, inputs, tile_pixels)
         steps = stopwatch.watch(
             transfer(
                 request,

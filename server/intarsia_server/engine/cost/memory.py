@@ -76,6 +76,9 @@ LOADING, LOADED = 5.2, 3.3
 """Copies of the encoder's weights in float32 while it is loaded, and in its precision from then on: each convolution
 has its kernels twice, forward and backward, and what lies free between them is hardly of use."""
 
+PADDED = 1.1
+"""A feature map with a cell around it on every side, over one without, and a little for how the allocator rounds."""
+
 IDLE = 850 * 2**20
 """Bytes that a worker holds when it does nothing: libraries and the default encoder."""
 
@@ -183,6 +186,11 @@ def tile_pixels_for(needed: PeakMemory, size: Size, budget: int) -> int | None:
         else:
             too_many = middle
     return fitting
+
+
+def largest_buffer(precision: Precision, tile_pixels: int) -> int:
+    """Bytes of the largest buffer of a tile: the first block's feature maps, and a little for their padding."""
+    return round(PADDED * _bytes(precision) * _channels(LAYERS[0]) * tile_pixels)
 
 
 def job_budget(memory_bytes: int) -> int:
