@@ -29,7 +29,8 @@ class Window:
     """A rectangle of a picture.
 
     Attributes:
-        top, bottom, left, right: in pixels, each a multiple of `GRID` or at the picture's edge.
+        top, bottom, left, right: in pixels. Of a segment's window and of a tile's core, each a multiple of `GRID` or
+            at the picture's edge.
         share: of the picture's area, 0 to 1.
     """
 
