@@ -122,6 +122,7 @@ def test_a_budget_below_everything_gives_the_smallest_tiles() -> None:
 def test_tiles_take_longer() -> None:
     request = job(parameters=BlendedParameters(coarse_steps=0))
     whole, tiled = (job_work(request, LARGE, None, pixels).stages[0].step_flops for pixels in (None, 400_000))
-    shares = [seen_share(LARGE[1], LARGE[0], 400_000, block) for block in (1, 5)]
-    # Seen once more for the Gram matrices, which is half as much again of the encoder's work, and with the overlap.
+    shares = [seen_share(LARGE[1], LARGE[0], 400_000, block) for block in (3, 4)]
+    # Seen once more for the Gram matrices, which is half as much again of the encoder's work, and with the overlap, of
+    # which blocks 3 and 4 count most: they are most of the work.
     assert 1.35 * shares[1] < tiled / whole < 1.55 * shares[0]

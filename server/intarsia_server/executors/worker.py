@@ -78,6 +78,10 @@ HOLDING_STEPS = (1, 10)
 has taken the most, later ones may have become a graph."""
 
 
+LARGEST_KEPT = 2**30
+"""Bytes: glibc takes the number as an int, and the largest tiles' buffers would not fit in one."""
+
+
 def start_worker(config: WorkerConfig) -> Worker:
     """Loads the encoder and finds out how fast the device is.
 
@@ -92,20 +96,20 @@ def start_worker(config: WorkerConfig) -> Worker:
         raise ExecutorStartError(str(error)) from error
 
 
-def keep_memory(most: int = 2**30) -> None:
+def keep_memory(most: int = LARGEST_KEPT) -> None:
     """Tells glibc to keep freed memory: a step frees and takes the same buffers, and fresh pages cost more than it.
 
     Args:
-        most: bytes of the largest buffers that are kept; larger ones come from the system and go back to it. Where a
-            job is done in tiles, those of the whole picture are best apart from those of tiles: what lasts longer lies
-            among what comes and goes, and leaves holes that nothing fits in.
+        most: bytes of the largest buffers that are kept, no more than `LARGEST_KEPT`; larger ones come from the system
+            and go back to it. Where a job is done in tiles, those of the whole picture are best apart from those of
+            tiles: what lasts longer lies among what comes and goes, and leaves holes that nothing fits in.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return  # not glibc
     trim_threshold, mmap_threshold = -1, -3
-    mallopt(mmap_threshold, most)
+    mallopt(mmap_threshold, min(most, LARGEST_KEPT))
     mallopt(trim_threshold, 2**31 - 1)
 
 
