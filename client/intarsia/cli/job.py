@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import grpc
 
+from intarsia.cli.aside import Aside
 from intarsia.client import Client
 from intarsia.errors import IntarsiaError
 from intarsia.result import Result
@@ -26,11 +27,11 @@ def follow(
     Raises:
         IntarsiaError: The job failed.
     """
-    with client.start(request, wait_when_busy=wait_when_busy) as job:
-        for event in job:
+    with Aside() as aside, client.start(request, wait_when_busy=wait_when_busy) as job:
+        for event in aside.events(job):
             for listener in listeners:
                 listener(event)
-        return job.result()
+        return aside(job.result)
 
 
 def submit(client: Client, request: pb.StylizeRequest, wait_when_busy: float = 0) -> str:
@@ -39,8 +40,8 @@ def submit(client: Client, request: pb.StylizeRequest, wait_when_busy: float = 0
     Raises:
         IntarsiaError: The job was refused.
     """
-    with client.start(request, wait_when_busy=wait_when_busy) as job:
-        for _ in job:
+    with Aside() as aside, client.start(request, wait_when_busy=wait_when_busy) as job:
+        for _ in aside.events(job):
             if job.job_id:
                 return job.job_id
     raise IntarsiaError(grpc.StatusCode.DATA_LOSS, "the stream ended before the job was accepted")

@@ -11,6 +11,7 @@ from typing import Annotated, TypeAlias
 import typer
 from rich.console import Console
 
+from intarsia.cli.aside import Aside
 from intarsia.cli.connect import LastingServerOption, lasting_server, open_client, with_access_options
 from intarsia.cli.events import STDOUT, events_file, plain_fields
 from intarsia.cli.failures import CANCELLED
@@ -83,8 +84,8 @@ def watch(
         job_id = find_job(client, job).job_id
         listeners: list[Listener] = [stack.enter_context(events_file(events))] if events is not None else []
         try:
-            with progress_display() as show_event, client.watch(job_id, after) as stream:
-                for event in stream:
+            with Aside() as aside, progress_display() as show_event, client.watch(job_id, after) as stream:
+                for event in aside.events(stream):
                     for listener in (*listeners, show_event):
                         listener(event)
         except KeyboardInterrupt as error:
@@ -118,7 +119,9 @@ def result(
     if output is not None:
         check_output(output, IMAGE_FORMATS)
     with open_client(lasting_server(server, _PURPOSE)) as client:
-        picture = client.result(find_job(client, job).job_id)
+        job_id = find_job(client, job).job_id
+        with Aside() as aside:
+            picture = aside(lambda: client.result(job_id))
     suffix = next(suffix for suffix, name in IMAGE_FORMATS.items() if name == picture.format)
     target = output or Path(f"{picture.job_id}{suffix}")
     if IMAGE_FORMATS[target.suffix.lower()] != picture.format:
