@@ -2,8 +2,9 @@
 
 A job takes a worker for its steps, and the front process, of which there is one to a server and which runs in one core,
 for its admission, store and stream. Measured are a step's time by pixels and segments, the front's processor time for a
-job, a message and a megabyte, and the store's time for a job; `throughput` is the least of what each allows. On this
-machine the model is held to what one worker and two really do.
+job and for a message, and the store's time for a job; `throughput` is the least of what each allows. The front is
+measured busy, with workers that take steps at a GPU's pace and do nothing else (`bench.paced`): an idle one takes three
+times as long for a message, most of it to wake up. On this machine the model is held to what one worker and two do.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import statistics
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import grpc
+from intarsia.v1 import style_transfer_pb2 as pb
 from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 from intarsia_server.engine.cancel import never
 from intarsia_server.engine.events import StepDone
@@ -35,7 +37,7 @@ from intarsia_server.jobs.archive import Archive
 from intarsia_server.jobs.folder import DataFolder
 from intarsia_server.jobs.record import JobRecord, JobState, Outcome
 
-from bench.example import MAX_PIXELS, example_request, machine, new_encoder
+from bench.example import MAX_PIXELS, example_message, example_request, machine, new_encoder
 from bench.options import Options
 from bench.report import Figure, Report
 from bench.trust.samples import stylize_request
@@ -53,6 +55,11 @@ BUSY = 0.8
 GPU_SPEEDUP = 200.0
 """Of a step on a GPU over one on this machine: the project's goal, and an assumption wherever no GPU was measured."""
 
+PACED_WORKERS = 8
+PACED_SIDE = 600
+PACE = 0.0025
+"""Seconds of a step of theirs, about what `GPU_SPEEDUP` makes of one at that side."""
+
 CLOSE = 0.25
 """How far the model may be from what is measured on this machine."""
 
@@ -64,12 +71,10 @@ class Job:
     Attributes:
         worker_seconds: that it takes a worker.
         messages: that its watcher gets.
-        megabytes: of its request and its result.
     """
 
     worker_seconds: float
     messages: float
-    megabytes: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +82,18 @@ class Parts:
     """What a server's shared parts take, in seconds.
 
     Attributes:
-        front_job: the front's processor for a job of no steps.
+        front_job: the front's processor for a job of no steps, its pictures decoded and its result sent.
         front_message: for each message to a watcher on top of that.
-        front_megabyte: for each megabyte that comes or goes.
         store_job: the store for all that is written of a job, when many are written at once.
     """
 
     front_job: float
     front_message: float
-    front_megabyte: float
     store_job: float
 
     def front(self, job: Job) -> float:
         """Seconds of the front's processor for a job."""
-        return self.front_job + job.messages * self.front_message + job.megabytes * self.front_megabyte
+        return self.front_job + job.messages * self.front_message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,7 @@ def run(options: Options) -> Iterator[Report]:
         for row in checks
     ]
     largest = max(steps)
-    job = Job(worker_seconds=_STEPS * steps[largest] / GPU_SPEEDUP + _OUTSIDE, messages=_STEPS, megabytes=2.0)
+    job = Job(worker_seconds=_STEPS * steps[largest] / GPU_SPEEDUP + _OUTSIDE, messages=_STEPS)
     rows = [asdict(throughput(job, parts, count)) for count in GPUS]
     for row in rows:
         print(
@@ -196,73 +199,70 @@ def step_seconds(side: int, segments: int, rounds: int) -> float:
 
 
 def measure_parts(rounds: int) -> Parts:
-    """The front's processor by jobs that differ in one thing each, and the store by itself."""
+    """The front's processor by jobs that differ in their steps alone, and the store by itself."""
+    short, long = (example_message(PACED_SIDE, method="masked-gram", steps=steps) for steps in (1, 200))
     with (
         tempfile.TemporaryDirectory(prefix="intarsia-") as data,
-        running_server(threads=1, data_dir=data) as server,
+        running_server(
+            "", ("bench.paced", str(PACE)), devices=json.dumps(["cpu"] * PACED_WORKERS), data_dir=data
+        ) as server,
         _stub(server) as stub,
+        ThreadPoolExecutor(PACED_WORKERS) as callers,
     ):
         server.wait_until_ready()
-        _run(stub, 0, 5)
-        few = [_front_seconds(server, lambda: _run(stub, 0, 20)) / 20 for _ in range(rounds)]
-        many = [_front_seconds(server, lambda: _run(stub, 0, 2, steps=200)) / 2 for _ in range(rounds)]
-        heavy = [_front_seconds(server, lambda: _run(stub, 4_000_000, 5)) / 5 for _ in range(rounds)]
-    job = statistics.median(few)
+
+        def front_seconds(request: pb.StylizeRequest, jobs: int) -> float:
+            before = _processor_seconds(server.process.pid)
+            list(callers.map(lambda _: _run(stub, request), range(jobs)))
+            return (_processor_seconds(server.process.pid) - before) / jobs
+
+        front_seconds(short, PACED_WORKERS)  # what is made once
+        few = statistics.median(front_seconds(short, 5 * PACED_WORKERS) for _ in range(rounds))
+        many = statistics.median(front_seconds(long, 2 * PACED_WORKERS) for _ in range(rounds))
     return Parts(
-        front_job=job,
-        front_message=max(0.0, statistics.median(many) - job) / 199,
-        front_megabyte=max(0.0, statistics.median(heavy) - job) / 4,
+        front_job=few,
+        front_message=max(0.0, many - few) / 199,
         store_job=statistics.median(asyncio.run(_store_seconds(64)) for _ in range(rounds)),
     )
 
 
 def check(parts: Parts, workers: int, rounds: int) -> dict[str, float]:
     """Jobs a second of real workers of one thread each beside what the model says, by a job's time on an idle one."""
-    with running_server(devices=json.dumps(["cpu"] * workers), threads=1) as server, _stub(server) as stub:
+    request = stylize_request()
+    request.masked_gram.steps = 20
+    with (
+        running_server(devices=json.dumps(["cpu"] * workers), threads=1) as server,
+        _stub(server) as stub,
+        ThreadPoolExecutor(2 * workers) as callers,
+    ):
         server.wait_until_ready()
-        _run(stub, 0, 2, steps=20)
+        for _ in range(2):
+            _run(stub, request)
         rates = []
-        with ThreadPoolExecutor(2 * workers) as callers:
-            for _ in range(rounds):
-                began = time.perf_counter()
-                taken = list(callers.map(lambda _: _run(stub, 0, 1, steps=20), range(6 * workers)))
-                rates.append(6 * workers / (time.perf_counter() - began))
-    job = Job(worker_seconds=statistics.median(itertools.chain(*taken)), messages=24, megabytes=0.1)
+        for _ in range(rounds):
+            began = time.perf_counter()
+            taken = list(callers.map(lambda _: _run(stub, request), range(6 * workers)))
+            rates.append(6 * workers / (time.perf_counter() - began))
+    job = Job(worker_seconds=statistics.median(taken), messages=24)
     predicted = throughput(job, parts, workers).per_second
     return {"workers": workers, "measured": statistics.median(rates), "predicted": predicted, **asdict(job)}
 
 
-def _run(stub: StyleTransferServiceStub, ballast: int, jobs: int, *, steps: int = 1) -> list[float]:
-    """Runs jobs, one after another; seconds of each on its worker.
-
-    Args:
-        stub: of the server.
-        ballast: bytes that each request brings along, in a picture's end, which no decoder reads.
-        jobs: number of them.
-        steps: of each.
-    """
-    seconds = []
-    for _ in range(jobs):
-        request = stylize_request()
-        request.request_id = str(uuid.uuid4())
-        request.masked_gram.steps = steps
-        request.content.data += os.urandom(ballast)
-        *_, completed = stub.Stylize(request)
-        seconds.append(completed.completed.run_time.ToNanoseconds() / 1e9)
-    return seconds
+def _run(stub: StyleTransferServiceStub, request: pb.StylizeRequest) -> float:
+    """Runs a job of pictures that the server has not seen, and returns its seconds on its worker."""
+    fresh = pb.StylizeRequest()
+    fresh.CopyFrom(request)
+    fresh.request_id = str(uuid.uuid4())
+    for image in (fresh.content, fresh.label_map, *(segment.style for segment in fresh.segments)):
+        image.data += os.urandom(8)  # after a picture's end, which no decoder reads
+    *_, completed = stub.Stylize(fresh)
+    return completed.completed.run_time.ToNanoseconds() / 1e9
 
 
 @contextmanager
 def _stub(server: Server) -> Iterator[StyleTransferServiceStub]:
     with grpc.insecure_channel(server.address) as channel:
         yield StyleTransferServiceStub(channel)
-
-
-def _front_seconds(server: Server, work: Callable[[], object]) -> float:
-    """Seconds of the front's processor that some work takes."""
-    before = _processor_seconds(server.process.pid)
-    work()
-    return _processor_seconds(server.process.pid) - before
 
 
 def _processor_seconds(pid: int) -> float:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,11 +72,14 @@ def resident(pid: int) -> int:
 
 
 @contextmanager
-def running_server(address: str = "", /, **settings: object) -> Iterator[Server]:
+def running_server(
+    address: str = "", program: Sequence[str] = ("intarsia_server",), /, **settings: object
+) -> Iterator[Server]:
     """Starts a server with those INTARSIA_ settings and no others; ends it and what it started.
 
     Args:
         address: to listen on; a Unix socket of its own when empty.
+        program: the module to run and its arguments, before the server's own.
         settings: by name, without INTARSIA_, in lower case.
     """
     with tempfile.TemporaryDirectory(prefix="intarsia-") as name:
@@ -86,7 +89,7 @@ def running_server(address: str = "", /, **settings: object) -> Iterator[Server]
         address, log_file = address or f"unix:{folder / 'server.sock'}", folder / "server.log"
         with log_file.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "intarsia_server", "--address", address, "--exit-with-stdin"],
+                [sys.executable, "-m", *program, "--address", address, "--exit-with-stdin"],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=log,

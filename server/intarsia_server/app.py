@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc
 from pydantic import ValidationError
@@ -48,7 +48,7 @@ LINGER_SECONDS = 0.25
 drops what it has not read yet, even the end of a job that succeeded."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, new_executor: Callable[[Settings], Executor] = make_executor) -> int:
     """Runs the server; returns 0 after a drain, 1 when it cannot start, 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog="intarsia_server", description="The Intarsia server.")
     parser.add_argument("--address", help="HOST:PORT or unix:PATH to listen on; default INTARSIA_ADDRESS")
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
         return 1
     settle_memory()
-    return asyncio.run(serve(settings, access, exit_with_stdin=options.exit_with_stdin))
+    return asyncio.run(serve(settings, access, new_executor, exit_with_stdin=options.exit_with_stdin))
 
 
 def settle_memory() -> None:
@@ -81,7 +81,9 @@ def settle_memory() -> None:
     gc.freeze()
 
 
-async def serve(settings: Settings, access: Access, *, exit_with_stdin: bool) -> int:
+async def serve(
+    settings: Settings, access: Access, new_executor: Callable[[Settings], Executor], *, exit_with_stdin: bool
+) -> int:
     """Serves until SIGTERM, SIGINT or the end of standard input, then drains."""
     # Pictures are decoded in threads beside the event loop, which would wait ten times as long for its turn.
     sys.setswitchinterval(0.0005)
@@ -100,17 +102,23 @@ async def serve(settings: Settings, access: Access, *, exit_with_stdin: bool) ->
         log.error("cannot start: %s", error)  # noqa: TRY400 - no defect, no traceback
         return 1
     try:
-        return await _serve(settings, access, folder, stop)
+        return await _serve(settings, access, new_executor, folder, stop)
     finally:
         folder.close()
 
 
-async def _serve(settings: Settings, access: Access, folder: DataFolder, stop: asyncio.Event) -> int:
+async def _serve(
+    settings: Settings,
+    access: Access,
+    new_executor: Callable[[Settings], Executor],
+    folder: DataFolder,
+    stop: asyncio.Event,
+) -> int:
     """Serves from that folder until told to stop."""
     loop = asyncio.get_running_loop()
     telemetry = Telemetry(settings.metrics_address, code_of=lambda error: code_of(error).name, versions=versions())
     try:
-        executor = make_executor(settings)
+        executor = new_executor(settings)
         archive, jobs = await _recovered_jobs(settings, executor, folder, telemetry.observers)
         uploads = _upload_store(settings, folder)
     except (ExecutorStartError, StorageError, StoreError) as error:

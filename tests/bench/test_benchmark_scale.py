@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 import random
+import time
 
+import grpc
 import pytest
+from intarsia.v1.style_transfer_pb2_grpc import StyleTransferServiceStub
 
+from bench.paced import RESULT_BYTES
 from bench.scale import BUSY, Job, Parts, throughput, waiting
+from bench.trust.samples import stylize_request
+from bench.trust.server import running_server
 
-PARTS = Parts(front_job=0.01, front_message=0.001, front_megabyte=0.005, store_job=0.002)
-JOB = Job(worker_seconds=2.0, messages=20, megabytes=4.0)
+PARTS = Parts(front_job=0.03, front_message=0.001, store_job=0.002)
+JOB = Job(worker_seconds=2.0, messages=20)
 FRONT = 0.05
-"""Seconds of the front for such a job: 0.01 + 20 x 0.001 + 4 x 0.005."""
+"""Seconds of the front for such a job: 0.03 + 20 x 0.001."""
 
 
 def simulated(rate: float, seconds: float, workers: int, jobs: int) -> float:
@@ -63,6 +69,20 @@ def test_beyond_some_number_the_front_is() -> None:
 
 
 def test_a_slow_store_is_the_limit() -> None:
-    slow = Parts(front_job=0.0, front_message=0.0, front_megabyte=1e-6, store_job=0.5)
+    slow = Parts(front_job=1e-6, front_message=0.0, store_job=0.5)
     capacity = throughput(JOB, slow, 1000)
     assert (capacity.limit, capacity.per_second) == ("store", pytest.approx(BUSY / 0.5))
+
+
+def test_a_paced_worker_says_each_step_and_sends_a_result() -> None:
+    request = stylize_request()
+    request.masked_gram.steps = 5
+    with running_server("", ("bench.paced", "0.01")) as server, grpc.insecure_channel(server.address) as channel:
+        server.wait_until_ready()
+        for request.seed in range(2):
+            began = time.monotonic()
+            events = list(StyleTransferServiceStub(channel).Stylize(request))
+            assert time.monotonic() - began >= 5 * 0.01
+            assert [event.progress.step for event in events if event.HasField("progress")] == [1, 2, 3, 4, 5]
+            assert sum(event.result.size_bytes for event in events) == RESULT_BYTES
+            assert events[-1].HasField("completed")

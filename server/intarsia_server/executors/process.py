@@ -9,6 +9,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import TypeAlias
 
 from intarsia_server.engine.device_info import resident_memory
 from intarsia_server.executors.base import WorkerStatus
@@ -19,8 +20,11 @@ log = logging.getLogger(__name__)
 
 STOP_SECONDS = 5.0
 
+WorkerMain: TypeAlias = Callable[[Connection, "ctypes.c_ulonglong", WorkerConfig], None]
+"""What a worker process runs, such as `process_main.run_worker`; picklable."""
 
-def _enter_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, config: WorkerConfig) -> None:
+
+def enter_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, config: WorkerConfig) -> None:
     """Imports torch on the far side of the spawn: the front process must never load it."""
     from intarsia_server.executors.process_main import run_worker
 
@@ -28,10 +32,19 @@ def _enter_worker(connection: Connection, cancelled_serial: ctypes.c_ulonglong, 
 
 
 class WorkerProcess(WorkerHandle):
-    """A worker in a process of its own on this computer."""
+    """A worker in a process of its own on this computer.
 
-    def __init__(self, config: WorkerConfig, on_exit: Callable[[WorkerHandle], None]) -> None:
+    Args:
+        config: of the worker.
+        on_exit: as of `WorkerHandle`.
+        main: what the process runs.
+    """
+
+    def __init__(
+        self, config: WorkerConfig, on_exit: Callable[[WorkerHandle], None], main: WorkerMain = enter_worker
+    ) -> None:
         super().__init__(config, on_exit)
+        self._main = main
         self._spawn = multiprocessing.get_context("spawn")
         # Without a lock: a worker that is killed while it reads must not leave one held.
         self._cancelled_serial: ctypes.c_ulonglong = self._spawn.Value("Q", 0, lock=False)
@@ -46,7 +59,7 @@ class WorkerProcess(WorkerHandle):
     async def _open(self) -> None:
         self._connection, theirs = self._spawn.Pipe()
         self._process = self._spawn.Process(
-            target=_enter_worker,
+            target=self._main,
             args=(theirs, self._cancelled_serial, self.config),
             daemon=True,
             name="intarsia-worker",
